@@ -1,0 +1,3 @@
+//! A machine being alive.
+
+pub mod record;
