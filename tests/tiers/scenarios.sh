@@ -3,12 +3,11 @@
 # DIRECTORY gets osier, its units, the scenario tests and `inside`, which runs them.
 collect_scenarios() { # DIRECTORY
     local messages executable name
-    cargo build --quiet --locked
     messages=$(cargo test --quiet --locked --no-run --test host --message-format=json)
     mkdir -p "$1/bin"
     while read -r name executable; do
         strip -o "$1/bin/$name" "$executable"
-    done < <(jq -r 'select(.profile.test? and .executable) | "\(.target.name) \(.executable)"' <<<"$messages")
+    done < <(jq -r 'select(.profile.test? and .executable) | .target.name + " " + .executable' <<<"$messages")
     strip -o "$1/osier" "$osier"
     cp -r units "$1/units"
     install tests/tiers/inside "$1/inside"

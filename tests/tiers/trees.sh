@@ -25,16 +25,6 @@ build_vm() { # PATH
     mkdir -p "$1/tree/var/lib/machines"
     cp -a "$debian" "$1/tree/var/lib/machines/debian"
     install -m 644 tests/tiers/osier-tests.service "$1/tree/etc/systemd/system/"
-    mke2fs -q -t ext4 -O ^has_journal -d "$1/tree" "$1/root.ext4" 3G
+    mke2fs -q -t ext4 -O ^has_journal -d "$1/tree" "$1/root.ext4" 3G >/dev/null
     rm -rf "$1/tree"
-}
-
-# QEMU in a tree of its own: the host's may be another version, or not installable beside what the host has.
-qemu() {
-    cached qemu tests/tiers/trees.sh -- build_qemu
-}
-
-build_qemu() { # PATH
-    mmdebstrap --quiet --variant=extract --aptopt='APT::Install-Recommends "false"' \
-        --include=base-files,qemu-system-x86 trixie "$1"
 }
