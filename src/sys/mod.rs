@@ -6,6 +6,10 @@
     reason = "this floor is where unsafe code lives; each block says why its call is sound"
 )]
 
+mod bounding;
 mod process;
+#[cfg(test)]
+pub mod testing;
 
+pub use bounding::drop_bounding;
 pub use process::{Forked, fork};
