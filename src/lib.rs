@@ -39,6 +39,7 @@ pub mod exit;
 pub mod ids;
 pub mod name;
 pub mod signal;
+pub mod wire;
 
 // Floor 0: the kernel; all unsafe code.
 pub mod sys;

@@ -16,6 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use crate::ids::MachineId;
 use crate::sys::{MountAttributes, MountDepth, mount_setattr};
 
 /// Whether a mount can be written to.
@@ -50,12 +51,16 @@ pub enum Op {
     Inside { source: PathBuf, target: PathBuf },
     /// What is at this path, read-only from now on; left out where it is not there.
     ReadOnly { target: PathBuf },
+    /// The mount that is at this path, read-only from now on.
+    Seal { target: PathBuf },
     /// An empty, inaccessible node of the same type over this path; left out where it is not there.
     Mask { target: PathBuf, need: Need },
     /// A directory.
     Directory { path: PathBuf, mode: u32 },
     /// A regular file with this text.
     File { path: PathBuf, text: String, mode: u32 },
+    /// A file with a fresh random boot ID, as the kernel's own has one (man 5 proc_sys_kernel, random/boot_id).
+    BootId { path: PathBuf },
     /// A symbolic link.
     Symlink { path: PathBuf, to: &'static str },
     /// A node: character or block device, fifo or socket, of this mode.
@@ -138,11 +143,14 @@ impl Op {
                 bind(source, target)
             }
             Self::ReadOnly { target } => make_read_only(target),
+            Self::Seal { target } => {
+                set_attributes(target, MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() })
+            }
             Self::Mask { target, need } => mask(target, *need),
             Self::Directory { path, mode } => make_directory(path, *mode),
-            Self::File { path, text, mode } => {
-                fs::write(path, text)?;
-                fs::set_permissions(path, fs::Permissions::from_mode(*mode))
+            Self::File { path, text, mode } => write_file(path, text, *mode),
+            Self::BootId { path } => {
+                write_file(path, &format!("{}\n", MachineId::random()?.as_uuid()), 0o444)
             }
             Self::Symlink { path, to } => match symlink(to, path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -166,7 +174,9 @@ impl fmt::Display for Op {
             }
             Self::Inside { source, target } => write!(f, "bind {} on {}", source.display(), target.display()),
             Self::ReadOnly { target } => write!(f, "make {} read-only", target.display()),
+            Self::Seal { target } => write!(f, "seal {}", target.display()),
             Self::Mask { target, .. } => write!(f, "mask {}", target.display()),
+            Self::BootId { path } => write!(f, "write a boot ID to {}", path.display()),
             Self::Directory { path, .. } => write!(f, "make directory {}", path.display()),
             Self::File { path, .. } => write!(f, "write {}", path.display()),
             Self::Symlink { path, to } => write!(f, "link {} to {to}", path.display()),
@@ -266,6 +276,11 @@ fn mask(target: &Path, need: Need) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     bind(&Path::new(INACCESSIBLE).join(node), target)
+}
+
+fn write_file(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
