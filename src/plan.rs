@@ -272,7 +272,7 @@ fn resolve_exec(spec: &MachineSpec, host: &HostFacts) -> Exec {
     }
 }
 
-pub use files::NOTIFY_SOCKET;
+pub use files::{NOTIFY_SOCKET, propagation_directory};
 
 #[cfg(test)]
 mod tests {

@@ -402,10 +402,10 @@ fn resolve_capabilities(settings: &Settings, network: Network) -> Result<caps::S
         set = set.with_net_admin();
     }
     for setting in &settings.capability {
-        set.add(&caps::Set::parse(&setting.text).map_err(|reason| setting.refuse(reason))?);
+        set = set.add(caps::Set::parse(&setting.text).map_err(|reason| setting.refuse(reason))?);
     }
     for setting in &settings.drop_capability {
-        set.remove(&caps::Set::parse(&setting.text).map_err(|reason| setting.refuse(reason))?);
+        set = set.remove(caps::Set::parse(&setting.text).map_err(|reason| setting.refuse(reason))?);
     }
     Ok(set)
 }

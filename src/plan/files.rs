@@ -12,7 +12,7 @@ use crate::spec::{ApiVfs, ExtraMount, MachineSpec};
 pub const NOTIFY_SOCKET: &str = "/run/host/notify";
 
 /// A file with the machine's boot ID, which is bound over the kernel's.
-pub const BOOT_ID: &str = "/run/host/boot-id";
+const BOOT_ID: &str = "/run/host/boot-id";
 
 /// What the kernel tells about itself and the host's processes, and nobody in a machine may read or trigger.
 const MASKED: [&str; 8] = [

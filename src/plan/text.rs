@@ -5,6 +5,7 @@ use std::fmt;
 use super::{CgroupPlan, IdMap, LaunchPlan, NetworkPlan};
 use crate::duration;
 use crate::mount::op::Access;
+use crate::net::LinkEnd;
 use crate::spec::{First, Layer, Program, Ready, Register};
 
 impl fmt::Display for LaunchPlan {
@@ -85,7 +86,9 @@ impl fmt::Display for NetworkPlan {
             Self::Host => f.write_str("the host's"),
             Self::Loopback => f.write_str("loopback"),
             Self::Veth(veth) => {
-                write!(f, "{} ({}) to {} ({})", veth.host.name, veth.host.mac, veth.peer.name, veth.peer.mac)
+                let mac = |end: &LinkEnd| end.mac.map_or_else(|| "random".to_owned(), |mac| mac.to_string());
+                let (host, peer) = (&veth.host, &veth.peer);
+                write!(f, "{} ({}) to {} ({})", host.name, mac(host), peer.name, mac(peer))
             }
         }
     }

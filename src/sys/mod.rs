@@ -7,11 +7,13 @@
 )]
 
 mod bounding;
+mod exec;
 mod mount;
 mod process;
 #[cfg(test)]
 pub mod testing;
 
 pub use bounding::drop_bounding;
+pub use exec::{close_at_exec_from, set_default_action, wait_signal};
 pub use mount::{MountAttributes, MountDepth, mount_setattr};
 pub use process::{Cloned, Forked, clone_sibling, exit_now, fork, unshare_namespaces};
