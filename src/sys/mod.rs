@@ -11,5 +11,5 @@ mod process;
 #[cfg(test)]
 pub mod testing;
 
-pub use bounding::drop_bounding;
+pub use bounding::{drop_bounding, has_bounding};
 pub use process::{Forked, fork};
