@@ -175,15 +175,17 @@ impl Set {
     /// `EPERM` when something is to leave the bounding set and CAP_SETPCAP is missing; what prctl(2) and capset(2) give.
     pub fn limit(self) -> io::Result<()> {
         let known = known();
-        for number in Self::all().remove(self).numbers() {
-            match known[usize::from(number)] {
-                Some(capability) => {
-                    // Without CAP_SETPCAP even the removal of what is not there fails.
-                    if ::caps::has_cap(None, CapSet::Bounding, capability).map_err(errno)? {
-                        ::caps::drop(None, CapSet::Bounding, capability).map_err(errno)?;
-                    }
+        // Asked first, because without CAP_SETPCAP even the removal of what is not there fails.
+        for number in Self(u64::MAX).remove(self).numbers() {
+            match (sys::has_bounding(number), known[usize::from(number)]) {
+                (Ok(false), _) => {}
+                (Ok(true), Some(capability)) => {
+                    ::caps::drop(None, CapSet::Bounding, capability).map_err(errno)?;
                 }
-                None => sys::drop_bounding(number)?,
+                (Ok(true), None) => sys::drop_bounding(number)?,
+                // The kernel's numbers have no gaps: it knows none from here on.
+                (Err(error), _) if error.raw_os_error() == Some(libc::EINVAL) => break,
+                (Err(error), _) => return Err(error),
             }
         }
         ::caps::clear(None, CapSet::Ambient).map_err(errno)?;
@@ -300,7 +302,9 @@ mod tests {
         in_child(|| {
             sys::drop_bounding(25).unwrap();
             assert_eq!(status()[3] & 1 << 25, 0);
+            assert!(sys::has_bounding(7).unwrap() && !sys::has_bounding(25).unwrap());
             assert_eq!(sys::drop_bounding(63).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+            assert_eq!(sys::has_bounding(63).unwrap_err().raw_os_error(), Some(libc::EINVAL));
             String::new()
         });
     }
