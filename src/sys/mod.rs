@@ -13,9 +13,8 @@ mod process;
 #[cfg(test)]
 pub mod testing;
 
-pub use bounding::drop_bounding;
+
 pub use exec::{close_at_exec_from, set_default_action, wait_signal};
 pub use mount::{MountAttributes, MountDepth, mount_setattr};
 pub use process::{Cloned, Forked, clone_sibling, exit_now, fork, unshare_namespaces};
 pub use bounding::{drop_bounding, has_bounding};
-pub use process::{Forked, fork};
