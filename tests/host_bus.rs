@@ -331,10 +331,10 @@ fn properties_reach_the_scope() {
         "IOWeight=200",
         "RuntimeMaxSec=1h",
         "OOMPolicy=continue",
-        "CPUWeight=idle",
+        "CPUWeight=300",
     ];
     machine.unit = UnitWanted::Scope {
-        slice: "osier-test.slice".to_owned(),
+        slice: "osiertest.slice".to_owned(),
         properties: properties.iter().map(|text| Property::parse(text).expect("a property")).collect(),
     };
     let unit = open(&mut registrar, &machine, &leader);
@@ -347,13 +347,13 @@ fn properties_reach_the_scope() {
         "TimeoutStopUSec=7s",
         "Description=Something else",
         "Delegate=yes",
-        "Slice=osier-test.slice",
+        "Slice=osiertest.slice",
         "AllowedCPUs=0",
         "CollectMode=inactive-or-failed",
         "IOWeight=200",
         "RuntimeMaxUSec=1h",
         "OOMPolicy=continue",
-        "CPUWeight=0",
+        "CPUWeight=300",
         "Documentation=man:osier(1)",
     ] {
         assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
@@ -361,7 +361,7 @@ fn properties_reach_the_scope() {
     // The leader lives: what is left in the scope goes with it.
     registrar.close().expect("close");
     assert_nothing_left(&name, Some(&unit));
-    said("systemctl", &["stop", "osier-test.slice"]);
+    said("systemctl", &["stop", "osiertest.slice"]);
 }
 
 fn a_name_in_use() {

@@ -73,7 +73,7 @@ impl From<Failure> for BusError {
     fn from(failure: Failure) -> Self {
         match &*failure.error {
             zbus::Error::InputOutput(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                Self::TimedOut(failure.method)
+                Self::TimedOut(format!("call {}", failure.method))
             }
             zbus::Error::MethodError(..) => Self::Refused {
                 name: failure.name().to_owned(),

@@ -40,10 +40,9 @@ pub(super) fn live(wire: Wire) -> ! {
 ///
 /// No PDEATHSIG (fork(2) has cleared it): the work begins when the supervisor is dead.
 fn detach(wire: &Wire) -> io::Result<SignalFd> {
-    // Every signal is blocked, in zbus's threads as well: handlers that were inherited would write to descriptors that
-    // mean something else here, and ^C on the supervisor's terminal is the supervisor's to decide. Out of its session too,
-    // or the terminal could stop it.
-    SigSet::all().thread_set_mask()?;
+    // Every signal is blocked since before the fork, and will be in zbus's threads: handlers that were inherited would write
+    // to descriptors that mean something else here, and ^C on the supervisor's terminal is the supervisor's to decide.
+    // Out of its session too, or the terminal could stop it.
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGTERM);
     nix::unistd::setsid()?;

@@ -53,7 +53,7 @@ pub enum BusError {
         /// The job's result, as systemd names it: `failed`, `timeout`, `canceled`, `dependency`…
         result: String,
     },
-    /// No answer within the limit; what for.
+    /// No answer within the limit; what it was to do, as it stands after `to`.
     TimedOut(String),
     /// The registrar is gone.
     Lost,

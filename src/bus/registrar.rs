@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -37,7 +38,14 @@ impl Registrar {
     /// `EBUSY` when this process has a second thread; what socketpair(2) and fork(2) give.
     pub fn start() -> io::Result<Self> {
         let (wire, theirs) = Wire::pair()?;
-        match sys::fork()? {
+        // The registrar keeps them blocked. It must not have an instant in which ^C ends it or one of this process's handlers
+        // runs in it.
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let forked = sys::fork();
+        if !matches!(forked, Ok(sys::Forked::Child)) {
+            before.thread_set_mask()?;
+        }
+        match forked? {
             sys::Forked::Child => clerk::live(theirs),
             sys::Forked::Parent(pid) => {
                 let raw = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::InvalidData)?;

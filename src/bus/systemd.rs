@@ -19,6 +19,16 @@ const MANAGER: Object<'static> = Object {
     interface: "org.freedesktop.systemd1.Manager",
 };
 
+/// The bus itself.
+const BUS: Object<'static> = Object {
+    destination: "org.freedesktop.DBus",
+    path: "/org/freedesktop/DBus",
+    interface: "org.freedesktop.DBus",
+};
+/// The ends of jobs. PID 1 sends them to all when anybody waits for one, so the rule stands only while we do.
+const JOBS: &str = "type='signal',sender='org.freedesktop.systemd1',\
+                    interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
+
 /// How long a machine's end may take to be noticed before the scope is told to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -119,6 +129,8 @@ pub(super) fn open_scope(
     leader: BorrowedFd<'_>,
 ) -> Result<Started, BusError> {
     let name = scope_name(&machine.name);
+    // Before the job is made, or its end could be missed.
+    call(bus, BUS, "AddMatch", &JOBS)?;
     let started = start_scope(bus, machine, wanted, &Leader::PidFd(leader)).or_else(|failure| {
         // Before 254 there is no PIDFDs; the word for that has changed over time. The same words are used for a property
         // of the user's that does not fit, which fails the second time as well.
@@ -127,24 +139,27 @@ pub(super) fn open_scope(
             false => Err(failure),
         }
     });
-    match started {
-        Ok(job) => Ok(Started { name, job }),
-        Err(failure) if failure.is(&["UnitExists"]) => Err(BusError::NameTaken(format!("unit {name}"))),
-        Err(failure) => Err(no_systemd(failure)),
+    let failure = match started {
+        Ok(job) => return Ok(Started { name, job }),
+        Err(failure) => failure,
+    };
+    let _ = call(bus, BUS, "RemoveMatch", &JOBS);
+    match failure.is(&["UnitExists"]) {
+        true => Err(BusError::NameTaken(format!("unit {name}"))),
+        false => Err(no_systemd(failure)),
     }
 }
 
-/// Waits until the scope is there.
-///
-/// `jobs` carries the ends of all jobs that this connection made; PID 1 sends them to the connection that asked for the
-/// job, without a subscription.
+/// Waits until the scope is there. `jobs` carries the ends of jobs.
 pub(super) fn await_scope(
     bus: &Connection,
     jobs: &Receiver<JobRemoved>,
     started: &Started,
 ) -> Result<Unit, BusError> {
     let Started { name, job } = started;
-    let result = wait_for_job(jobs, job).ok_or_else(|| BusError::TimedOut(format!("the start of {name}")))?;
+    let result = wait_for_job(jobs, job);
+    let _ = call(bus, BUS, "RemoveMatch", &JOBS);
+    let result = result.ok_or_else(|| BusError::TimedOut(format!("make {name}")))?;
     let failed = |result| BusError::JobFailed { unit: name.clone(), result };
     if result != "done" {
         return Err(failed(result));
@@ -233,7 +248,7 @@ pub(super) fn remove_scope(bus: &Connection, unit: &str) -> Result<(), BusError>
             stopped = true;
         }
         if start.elapsed() > LIMIT {
-            return Err(BusError::TimedOut(format!("the end of {unit}")));
+            return Err(BusError::TimedOut(format!("remove {unit}")));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
@@ -243,12 +258,7 @@ pub(super) fn remove_scope(bus: &Connection, unit: &str) -> Result<(), BusError>
 
 /// Whether `sender` is PID 1. Anybody on the bus may send anybody a signal.
 pub(super) fn is_sender(bus: &Connection, sender: &str) -> bool {
-    let bus_itself = Object {
-        destination: "org.freedesktop.DBus",
-        path: "/org/freedesktop/DBus",
-        interface: "org.freedesktop.DBus",
-    };
-    call(bus, bus_itself, "GetNameOwner", &DESTINATION)
+    call(bus, BUS, "GetNameOwner", &DESTINATION)
         .and_then(|answer| arguments::<String>(&answer, "GetNameOwner"))
         .is_ok_and(|owner| owner == sender)
 }
