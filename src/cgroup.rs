@@ -4,6 +4,8 @@
 //! what it likes below, while the directory above stays with the host. Where systemd owns the tree the directory above
 //! is a scope's or a service's; elsewhere osier makes and removes it.
 
+pub mod usage;
+
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;

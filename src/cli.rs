@@ -295,7 +295,7 @@ pub struct Show {
     #[arg(long)]
     pub value: bool,
     /// Print JSON: an object for each machine
-    #[arg(long, conflicts_with = "value")]
+    #[arg(long, conflicts_with_all = ["value", "property"])]
     pub json: bool,
 }
 

@@ -4,6 +4,7 @@
 //! 80-container-host0.network (machine) match on them. [`Veth::plan`] decides, [`create_veth`] acts. Addresses, routes and
 //! bringing the ends up are the business of whoever configures networks on each side.
 
+pub mod addresses;
 mod ifname;
 mod link;
 mod mac;
