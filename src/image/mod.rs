@@ -6,9 +6,11 @@
 mod lock;
 mod lookup;
 mod os;
+mod recipe;
 #[cfg(test)]
 mod testdir;
 
 pub use lock::{Access, TreeLock};
 pub use lookup::{Image, Kind, LookupError, SEARCH_PATH, find, find_in};
 pub use os::{FoundInit, Init, NoInit, OsRelease, Tree};
+pub use recipe::{Recipe, RecipeError, names};
