@@ -32,6 +32,8 @@ pub struct OsRelease {
     pub pretty_name: String,
     /// `VERSION_ID`, which rolling distributions do not have.
     pub version_id: Option<String>,
+    /// `VERSION_CODENAME`.
+    pub version_codename: Option<String>,
 }
 
 /// Which family an init belongs to, so far as that changes what it is asked and how.
@@ -236,6 +238,7 @@ fn parse_os_release(text: &str) -> OsRelease {
         id: fields.remove("ID").unwrap_or_else(|| "linux".to_owned()),
         pretty_name: fields.remove("PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned()),
         version_id: fields.remove("VERSION_ID"),
+        version_codename: fields.remove("VERSION_CODENAME"),
     }
 }
 
