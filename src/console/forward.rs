@@ -344,3 +344,6 @@ fn end_of_file(master: &OwnedFd, last_typed: u8) -> Vec<u8> {
 fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,7 +148,7 @@ pub fn run(supervisor: Pid, wire: OwnedFd, terminal: Terminal) -> io::Result<Fro
     let child = rustix::process::pidfd_open(child, PidfdFlags::empty())?;
     let (read_end, write_end) = UnixStream::pair()?;
     let caught = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGWINCH, SIGTSTP, SIGCONT];
-    let mut signals = SignalDelivery::with_pipe(read_end, write_end, SignalOnly::default(), caught)?;
+    let mut signals = SignalDelivery::with_pipe(read_end, write_end, SignalOnly, caught)?;
     let mut held = Held { terminal, wire: Some(wire), flow: Flow::Paused };
     held.take()?;
     loop {
@@ -159,7 +159,7 @@ pub fn run(supervisor: Pid, wire: OwnedFd, terminal: Terminal) -> io::Result<Fro
         if ended {
             return reap(&child);
         }
-        for signal in pending(&mut signals)? {
+        for signal in signals.pending().collect::<Vec<_>>() {
             held.pass_on(signal)?;
         }
     }
@@ -178,14 +178,6 @@ fn wait(held: &Held, signals: &Signals, child: &OwnedFd) -> io::Result<(bool, bo
     }
     let ready = |at: usize| set.get(at).is_some_and(|fd| fd.any() == Some(true));
     Ok((ready(2), ready(0)))
-}
-
-fn pending(signals: &mut Signals) -> io::Result<Vec<i32>> {
-    let arrived = match signals.poll_pending(&mut |_: &mut UnixStream| Ok(false))? {
-        Some(mut arrived) => arrived.by_ref().collect(),
-        None => Vec::new(),
-    };
-    Ok(arrived)
 }
 
 fn reap(child: &OwnedFd) -> io::Result<FrontEnd> {
@@ -281,3 +273,6 @@ fn decode(packet: [u8; 2]) -> io::Result<FromFront> {
         _ => Err(Errno::EBADMSG.into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

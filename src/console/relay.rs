@@ -16,6 +16,9 @@ use super::forward::Drained;
 use super::queue::Queue;
 use super::stream::{Direction, Stream};
 
+/// So many reads and writes are done in one turn.
+const ROUNDS: usize = 16;
+
 /// The three descriptors that the payload gets. Close them in the supervisor once the leader has them: while they are open
 /// here, the relay sees no end.
 #[derive(Debug)]
@@ -105,7 +108,7 @@ impl Relay {
         self.typed = None;
         loop {
             for pump in &mut self.written {
-                pump.turn(Flow::Flowing);
+                while pump.turn(Flow::Flowing) {}
             }
             let mut set = vec![PollFd::new(stop, PollFlags::POLLIN)];
             set.extend(self.written.iter().filter_map(Pump::unwritten));
@@ -141,8 +144,9 @@ impl Pump {
         Some(PollFd::new(to.as_fd(), PollFlags::POLLOUT))
     }
 
-    fn turn(&mut self, flow: Flow) {
-        while (flow == Flow::Flowing && self.read()) | self.write() {}
+    /// Whether there may be more to move: a turn ends, so that a busy pipe cannot keep the loop from its signals.
+    fn turn(&mut self, flow: Flow) -> bool {
+        let more = (0..ROUNDS).all(|_| (flow == Flow::Flowing && self.read()) | self.write());
         if self.from.is_none() && self.queue.is_empty() {
             // Closed: the end of file for whoever reads it.
             self.to = None;
@@ -152,6 +156,7 @@ impl Pump {
             self.from = None;
             self.queue.clear();
         }
+        more
     }
 
     /// Whether it read something.
@@ -190,3 +195,6 @@ fn same_terminal(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<bool>
     let both = rustix::termios::isatty(one) && rustix::termios::isatty(other);
     Ok(both && (a.st_dev, a.st_ino, a.st_rdev) == (b.st_dev, b.st_ino, b.st_rdev))
 }
+
+#[cfg(test)]
+mod tests;
