@@ -35,6 +35,17 @@ enum Origin {
     Made,
     /// systemd, as a unit's.
     Unit,
+    /// It is closed: there is nothing to do any more.
+    Closed,
+}
+
+/// So long what is left in a cgroup may take to end when it is dropped.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = self.remove(PATIENCE);
+    }
 }
 
 impl Cgroup {
@@ -64,8 +75,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// What mkdir(2) of `payload` gives.
-    pub fn adopt(mount: &Path, control_group: &str) -> io::Result<Self> {
-        let path = mount.join(control_group.trim_start_matches('/'));
+    pub fn adopt(mount: &Path, control_group: &Path) -> io::Result<Self> {
+        let path = mount.join(control_group.strip_prefix("/").unwrap_or(control_group));
         let adopted = Self { mount: mount.to_owned(), path, origin: Origin::Unit };
         adopted.make_payload()?;
         Ok(adopted)
@@ -100,12 +111,15 @@ impl Cgroup {
         Ok(rustix::fs::open(self.payload(), flags, Mode::empty())?)
     }
 
-    /// Moves the process `pid` into the payload's directory; nothing happens when it is there already.
+    /// Moves the process `pid` from the machine's own directory into the payload's, and enables the controllers that its
+    /// being there forbade.
     ///
     /// # Errors
     /// What writing cgroup.procs gives.
     pub fn place(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.payload().join("cgroup.procs"), pid.to_string())
+        fs::write(self.payload().join("cgroup.procs"), pid.to_string())?;
+        enable_controllers(&self.mount, &self.path);
+        Ok(())
     }
 
     /// Moves this very process out of the machine's own directory into `supervisor` beside `payload`: with processes in
@@ -147,9 +161,14 @@ impl Cgroup {
     /// osier made also the slices above as far as they are empty.
     ///
     /// # Errors
-    /// `EBUSY` when processes are still there after `patience`.
-    pub fn remove(&self, patience: Duration) -> io::Result<()> {
-        match self.origin {
+    /// `EBUSY` when processes are still there after ten seconds.
+    pub fn close(mut self) -> io::Result<()> {
+        self.remove(PATIENCE)
+    }
+
+    fn remove(&mut self, patience: Duration) -> io::Result<()> {
+        match std::mem::replace(&mut self.origin, Origin::Closed) {
+            Origin::Closed => Ok(()),
             Origin::Made => {
                 remove_tree(&self.path, patience)?;
                 for above in self.path.ancestors().skip(1).take_while(|above| *above != self.mount) {
@@ -166,12 +185,12 @@ impl Cgroup {
     /// Removes what a dead supervisor left at `path` (from its record), if anything.
     ///
     /// # Errors
-    /// As [`Cgroup::remove`].
-    pub fn remove_stale(mount: &Path, path: &Path, patience: Duration) -> io::Result<()> {
+    /// As [`Cgroup::close`].
+    pub fn remove_stale(mount: &Path, path: &Path) -> io::Result<()> {
         if !path.starts_with(mount) || path == mount || !path.exists() {
             return Ok(());
         }
-        Self { mount: mount.to_owned(), path: path.to_owned(), origin: Origin::Made }.remove(patience)
+        Self { mount: mount.to_owned(), path: path.to_owned(), origin: Origin::Made }.close()
     }
 }
 
@@ -251,7 +270,7 @@ mod tests {
         for machine in [web, mail] {
             assert!(mount.join("machine.slice").is_dir());
             fs::remove_dir(machine.payload()).unwrap();
-            machine.remove(Duration::ZERO).unwrap();
+            machine.close().unwrap();
         }
         assert_eq!(fs::read_dir(&mount).unwrap().count(), 0);
         fs::remove_dir(&mount).unwrap();

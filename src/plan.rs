@@ -6,6 +6,7 @@ mod text;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::bus::Property;
 use crate::caps;
 use crate::clock::Offsets;
 use crate::console::Mode;
@@ -107,8 +108,8 @@ pub enum CgroupPlan {
         mount: PathBuf,
         /// Its slice.
         slice: String,
-        /// `NAME=VALUE` each.
-        properties: Vec<String>,
+        /// Further properties.
+        properties: Vec<Property>,
     },
     /// In the cgroup that osier runs in, as a service with Delegate=yes.
     Keep {
@@ -215,7 +216,7 @@ fn resolve_cgroup(spec: &MachineSpec, host: &HostFacts) -> Result<CgroupPlan> {
         Unit::Scope { properties, .. } if !properties.is_empty() => {
             return Err(Error::new(
                 Kind::Unsupported,
-                format!("cannot set '{}' for the machine's scope", properties[0]),
+                format!("cannot set '{}' for the machine's scope", properties[0].name()),
             )
             .because("systemd is not PID 1 on this host"));
         }

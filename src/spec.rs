@@ -6,6 +6,7 @@ mod mounts;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::bus::Property;
 use crate::caps;
 use crate::clock::Wanted;
 use crate::console::{Asked, Mode, Terminals};
@@ -166,8 +167,8 @@ pub enum Unit {
     Scope {
         /// Its slice.
         slice: String,
-        /// `NAME=VALUE` each.
-        properties: Vec<String>,
+        /// Further properties.
+        properties: Vec<Property>,
     },
     /// The one that osier was started in.
     Keep,
@@ -414,7 +415,7 @@ fn resolve_unit(settings: &Settings) -> Result<Unit> {
     let Some(keep) = &settings.keep_unit else {
         return Ok(Unit::Scope {
             slice: settings.slice.as_ref().map_or_else(|| Ok("machine.slice".to_owned()), parse_slice)?,
-            properties: settings.property.iter().map(|setting| setting.text.clone()).collect(),
+            properties: settings.property.iter().map(parse_property).collect::<Result<_>>()?,
         });
     };
     match settings.slice.iter().chain(&settings.property).next() {
@@ -424,6 +425,10 @@ fn resolve_unit(settings: &Settings) -> Result<Unit> {
         }
         None => Ok(Unit::Keep),
     }
+}
+
+fn parse_property(setting: &Setting) -> Result<Property> {
+    Property::parse(&setting.text).map_err(|reason| setting.refuse(reason))
 }
 
 fn parse_slice(setting: &Setting) -> Result<String> {

@@ -16,9 +16,10 @@ use zbus::blocking::{Connection, MessageIterator};
 use zbus::message::Type;
 
 use super::systemd::JobRemoved;
-use super::wire::{Answer, Reply, Request, Wire};
+use super::wire::{Answer, Reply, Request};
 use super::{BusError, Event, Registration, Unit, UnitWanted, call, machined, systemd};
 use crate::sys;
+use crate::wire::Wire;
 
 /// The life of the registrar, from fork to end.
 pub(super) fn live(wire: Wire) -> ! {
@@ -100,9 +101,9 @@ impl Clerk {
                 tell(&self.wire, &Reply::Event(Event::StopRequested))?;
             }
             if asked {
-                let Some((request, leader)) = self.wire.receive::<Request>()? else { return Ok(()) };
+                let Some((request, fds)) = self.wire.receive::<Request>()? else { return Ok(()) };
                 let last = request == Request::Finish;
-                let answer = self.execute(request, leader);
+                let answer = self.execute(request, fds.into_iter().next());
                 tell(&self.wire, &Reply::Answer(answer))?;
                 if last {
                     return Ok(());
@@ -204,7 +205,7 @@ fn listen(messages: MessageIterator, bus: &Connection, jobs: &Sender<JobRemoved>
 
 /// Sends to the supervisor; that it is gone is no error here: the next read shows it.
 fn tell(wire: &Wire, reply: &Reply) -> io::Result<()> {
-    match wire.send(reply, None) {
+    match wire.send(reply, &[]) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }

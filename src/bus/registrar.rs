@@ -12,9 +12,10 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::wire::{Answer, Reply, Request, Wire};
+use super::wire::{Answer, Reply, Request};
 use super::{BusError, Event, Registration, Unit, call, clerk};
 use crate::sys;
+use crate::wire::Wire;
 
 /// The process that talks to the bus for a supervisor.
 ///
@@ -163,7 +164,7 @@ impl Registrar {
 
     fn ask(&mut self, request: &Request, fd: Option<BorrowedFd<'_>>) -> Result<Answer, BusError> {
         let wire = self.wire.take().ok_or(BusError::Lost)?;
-        match wire.send(request, fd) {
+        match wire.send(request, fd.as_slice()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(BusError::Lost),
             other => other?,
         }

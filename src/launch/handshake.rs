@@ -58,18 +58,18 @@ enum ToLeader {
 
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub(super) struct Failure {
     /// What could not be done, with its object: `mount proc on /proc`.
-    pub step: String,
+    pub(super) step: String,
     /// Why: an errno, or words where there is none.
-    pub cause: Cause,
+    pub(super) cause: Cause,
     /// What sort of step it was.
-    pub phase: Phase,
+    pub(super) phase: Phase,
 }
 
 /// Why a step failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Cause {
+pub(super) enum Cause {
     /// The kernel's errno.
     Errno(i32),
     /// In words.
@@ -78,7 +78,7 @@ pub enum Cause {
 
 /// What sort of step failed: decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Setting up.
     SetUp,
     /// Executing the payload: 126 or 127.
@@ -87,12 +87,17 @@ pub enum Phase {
 
 impl Failure {
     /// A step of setting up that failed with `error`.
-    pub fn set_up(step: impl fmt::Display, error: &io::Error) -> Self {
+    pub(super) fn set_up(step: impl fmt::Display, error: &io::Error) -> Self {
         Self { step: step.to_string(), cause: Cause::of(error), phase: Phase::SetUp }
     }
 
+    /// A step of setting up that cannot be, for this reason.
+    pub(super) fn refused(step: impl fmt::Display, reason: impl fmt::Display) -> Self {
+        Self { step: step.to_string(), cause: Cause::Words(reason.to_string()), phase: Phase::SetUp }
+    }
+
     /// Executing `program` failed with `error`.
-    pub fn execute(program: impl fmt::Display, error: &io::Error) -> Self {
+    pub(super) fn execute(program: impl fmt::Display, error: &io::Error) -> Self {
         Self { step: format!("execute '{program}'"), cause: Cause::of(error), phase: Phase::Execute }
     }
 }
@@ -126,7 +131,7 @@ impl From<Failure> for Error {
 ///
 /// # Errors
 /// What socketpair(2) gives.
-pub fn pair() -> io::Result<(Forked, Inside)> {
+pub(super) fn pair() -> io::Result<(Forked, Inside)> {
     let (one, other) = Wire::pair()?;
     Ok((Forked(one), Inside(other, PhantomData)))
 }
@@ -159,15 +164,15 @@ fn tell(wire: &Wire, message: &ToLeader) -> Result<(), Error> {
 
 /// The supervisor, when the outer is forked.
 #[derive(Debug)]
-pub struct Forked(Wire);
+pub(super) struct Forked(Wire);
 
 /// The leader, as the outer announced it.
 #[derive(Debug)]
-pub struct Leader {
+pub(super) struct Leader {
     /// In the host's pid namespace.
-    pub pid: u32,
+    pub(super) pid: u32,
     /// Close-on-exec.
-    pub pidfd: OwnedFd,
+    pub(super) pidfd: OwnedFd,
 }
 
 impl Forked {
@@ -175,7 +180,7 @@ impl Forked {
     ///
     /// # Errors
     /// The step of the outer that failed.
-    pub fn cloned(self) -> Result<(Cloned, Leader), Error> {
+    pub(super) fn cloned(self) -> Result<(Cloned, Leader), Error> {
         match expect(&self.0)? {
             (FromInside::Cloned { pid }, fds) => {
                 let pidfd = fds.into_iter().next().ok_or_else(out_of_turn)?;
@@ -188,14 +193,14 @@ impl Forked {
 
 /// The supervisor, when the leader is there.
 #[derive(Debug)]
-pub struct Cloned(Wire);
+pub(super) struct Cloned(Wire);
 
 impl Cloned {
     /// Says that the ID maps are written, and waits for the network namespace.
     ///
     /// # Errors
     /// The step of the leader that failed.
-    pub fn ids_mapped(self) -> Result<Networked, Error> {
+    pub(super) fn ids_mapped(self) -> Result<Networked, Error> {
         tell(&self.0, &ToLeader::IdsMapped)?;
         match expect(&self.0)? {
             (FromInside::NetnsReady, _) => Ok(Networked(self.0)),
@@ -206,15 +211,15 @@ impl Cloned {
 
 /// The supervisor, when links can be given.
 #[derive(Debug)]
-pub struct Networked(Wire);
+pub(super) struct Networked(Wire);
 
 /// What the leader hands over when it is set up.
 #[derive(Debug, Default)]
-pub struct Handover {
+pub(super) struct Handover {
     /// The master of the console's pty.
-    pub console: Option<OwnedFd>,
+    pub(super) console: Option<OwnedFd>,
     /// The socket on which the payload's init reports.
-    pub notify: Option<OwnedFd>,
+    pub(super) notify: Option<OwnedFd>,
 }
 
 impl Networked {
@@ -222,7 +227,7 @@ impl Networked {
     ///
     /// # Errors
     /// The step of the leader that failed.
-    pub fn placed(self) -> Result<(Ready, Handover), Error> {
+    pub(super) fn placed(self) -> Result<(Ready, Handover), Error> {
         tell(&self.0, &ToLeader::Placed)?;
         match expect(&self.0)? {
             (FromInside::Ready { console, notify }, fds) => {
@@ -238,14 +243,14 @@ impl Networked {
 
 /// The supervisor, when all is set up.
 #[derive(Debug)]
-pub struct Ready(Wire);
+pub(super) struct Ready(Wire);
 
 impl Ready {
     /// Lets the payload be executed, and waits until it is.
     ///
     /// # Errors
     /// That it could not be executed.
-    pub fn go(self) -> Result<(), Error> {
+    pub(super) fn go(self) -> Result<(), Error> {
         tell(&self.0, &ToLeader::Go)?;
         match self.0.receive() {
             Ok(None) => Ok(()),
@@ -258,31 +263,31 @@ impl Ready {
 
 /// The end inside, in its state: the outer's, which the leader inherits.
 #[derive(Debug)]
-pub struct Inside<State = Outer>(Wire, PhantomData<State>);
+pub(super) struct Inside<State = Outer>(Wire, PhantomData<State>);
 
 /// The outer, and the leader until it begins.
 #[derive(Debug)]
-pub enum Outer {}
+pub(super) enum Outer {}
 /// The leader, new.
 #[derive(Debug)]
-pub enum Born {}
+pub(super) enum Born {}
 /// The leader, with its IDs.
 #[derive(Debug)]
-pub enum Mapped {}
+pub(super) enum Mapped {}
 /// The leader, where it belongs.
 #[derive(Debug)]
-pub enum Isolated {}
+pub(super) enum Isolated {}
 /// The leader, about to execute. The socket closes with execve(2): that is the last message.
 #[derive(Debug)]
-pub enum Waiting {}
+pub(super) enum Waiting {}
 
 /// The supervisor is gone, or spoke out of turn: there is nothing to go on for.
 #[derive(Debug)]
-pub struct Orphaned;
+pub(super) struct Orphaned;
 
 impl<State> Inside<State> {
     /// Says what failed; the process ends after it.
-    pub fn fail(&self, failure: Failure) {
+    pub(super) fn fail(&self, failure: Failure) {
         // A supervisor that is gone has nobody to tell.
         let _ = self.0.send(&FromInside::Failed(failure), &[]);
     }
@@ -304,12 +309,12 @@ impl Inside<Outer> {
     ///
     /// # Errors
     /// [`Orphaned`].
-    pub fn cloned(self, pid: u32, pidfd: BorrowedFd<'_>) -> Result<(), Orphaned> {
+    pub(super) fn cloned(self, pid: u32, pidfd: BorrowedFd<'_>) -> Result<(), Orphaned> {
         self.say(&FromInside::Cloned { pid }, &[pidfd])
     }
 
     /// The leader begins.
-    pub fn born(self) -> Inside<Born> {
+    pub(super) fn born(self) -> Inside<Born> {
         Inside(self.0, PhantomData)
     }
 }
@@ -319,7 +324,7 @@ impl Inside<Born> {
     ///
     /// # Errors
     /// [`Orphaned`].
-    pub fn await_ids(self) -> Result<Inside<Mapped>, Orphaned> {
+    pub(super) fn await_ids(self) -> Result<Inside<Mapped>, Orphaned> {
         self.hear(&ToLeader::IdsMapped)
     }
 }
@@ -329,7 +334,7 @@ impl Inside<Mapped> {
     ///
     /// # Errors
     /// [`Orphaned`].
-    pub fn await_place(self) -> Result<Inside<Isolated>, Orphaned> {
+    pub(super) fn await_place(self) -> Result<Inside<Isolated>, Orphaned> {
         self.say(&FromInside::NetnsReady, &[])?;
         self.hear(&ToLeader::Placed)
     }
@@ -340,7 +345,7 @@ impl Inside<Isolated> {
     ///
     /// # Errors
     /// [`Orphaned`].
-    pub fn await_go(self, handover: &Handover) -> Result<Inside<Waiting>, Orphaned> {
+    pub(super) fn await_go(self, handover: &Handover) -> Result<Inside<Waiting>, Orphaned> {
         let Handover { console, notify } = handover;
         let fds: Vec<_> = console.iter().chain(notify).map(AsFd::as_fd).collect();
         self.say(&FromInside::Ready { console: console.is_some(), notify: notify.is_some() }, &fds)?;

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -55,7 +55,10 @@ fn go_through(
 }
 
 /// Runs a step in a state of the handshake; a step that fails is the last.
-fn checked<S, T>(wire: Inside<S>, step: impl FnOnce(&Inside<S>) -> Result<T, Failure>) -> Result<(Inside<S>, T), Orphaned> {
+fn checked<S, T>(
+    wire: Inside<S>,
+    step: impl FnOnce(&Inside<S>) -> Result<T, Failure>,
+) -> Result<(Inside<S>, T), Orphaned> {
     match step(&wire) {
         Ok(value) => Ok((wire, value)),
         Err(failure) => {
@@ -132,7 +135,7 @@ fn find_user(wanted: &str) -> Result<User, Failure> {
     // A tree without these files has root and numbers.
     let [passwd, group] = ["/etc/passwd", "/etc/group"].map(|path| fs::read(path).unwrap_or_default());
     User::find(wanted, &String::from_utf8_lossy(&passwd), &String::from_utf8_lossy(&group))
-        .map_err(|reason| Failure::words(format!("become user '{wanted}'"), reason))
+        .map_err(|reason| Failure::refused(format!("become user '{wanted}'"), reason))
 }
 
 fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Infallible, Failure> {
@@ -142,7 +145,10 @@ fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Inf
             Forked::Parent(payload) => stub::live(payload),
             Forked::Child => {
                 // A group of its own in the foreground, so that ^C is for the command and not for the stub.
-                step("lead a process group", nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0)))?;
+                step(
+                    "lead a process group",
+                    nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0)),
+                )?;
                 let _ = rustix::termios::tcsetpgrp(std::io::stdin(), rustix::process::getpgrp());
             }
         }
@@ -192,7 +198,8 @@ fn directory(plan: &LaunchPlan, user: &User) -> PathBuf {
 }
 
 fn environment(plan: &LaunchPlan, user: &User) -> Vec<(String, OsString)> {
-    let of_user = [("HOME", &user.home), ("USER", &user.name), ("LOGNAME", &user.name), ("SHELL", &user.shell)];
+    let of_user =
+        [("HOME", &user.home), ("USER", &user.name), ("LOGNAME", &user.name), ("SHELL", &user.shell)];
     let given = &plan.exec.environment;
     of_user
         .into_iter()
@@ -206,7 +213,8 @@ fn environment(plan: &LaunchPlan, user: &User) -> Vec<(String, OsString)> {
 fn try_candidates(argv: &[OsString], environment: &[(String, OsString)]) -> io::Error {
     let c_string = |bytes: Vec<u8>| CString::new(bytes).map_err(io::Error::from);
     let strings = || -> io::Result<(Vec<CString>, Vec<CString>)> {
-        let argv = argv.iter().map(|argument| c_string(argument.clone().into_vec())).collect::<io::Result<_>>()?;
+        let argv =
+            argv.iter().map(|argument| c_string(argument.clone().into_vec())).collect::<io::Result<_>>()?;
         let environment = environment
             .iter()
             .map(|(key, value)| c_string([key.as_bytes(), b"=", value.as_bytes()].concat()))
@@ -219,10 +227,11 @@ fn try_candidates(argv: &[OsString], environment: &[(String, OsString)]) -> io::
     };
     let mut last = io::Error::from_raw_os_error(libc::ENOENT);
     for candidate in candidates(&argv[0], environment) {
-        let Err(error) = c_string(candidate).map(|path| execve(&path, &arguments, &variables)).and_then(|result| {
-            let Err(errno) = result;
-            Err::<Infallible, _>(io::Error::from(errno))
-        });
+        let Err(error) =
+            c_string(candidate).map(|path| execve(&path, &arguments, &variables)).and_then(|result| {
+                let Err(errno) = result;
+                Err::<Infallible, _>(io::Error::from(errno))
+            });
         // As execvp(3): go on looking past what is not there, remember what may not be executed.
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
@@ -239,5 +248,8 @@ fn candidates(program: &OsString, environment: &[(String, OsString)]) -> Vec<Vec
         return vec![name.to_vec()];
     }
     let path = environment.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_bytes());
-    path.unwrap_or(b"/usr/bin:/bin").split(|byte| *byte == b':').map(|dir| [dir, b"/", name].concat()).collect()
+    path.unwrap_or(b"/usr/bin:/bin")
+        .split(|byte| *byte == b':')
+        .map(|dir| [dir, b"/", name].concat())
+        .collect()
 }

@@ -40,7 +40,8 @@ pub fn launch(
     drop(inside);
     let cloned = supervisor_end.cloned();
     // It has exited, or is about to: the leader is its last deed.
-    nix::sys::wait::waitpid(outer, None).map_err(|error| Error::io("cannot wait for the outer", &error.into()))?;
+    nix::sys::wait::waitpid(outer, None)
+        .map_err(|error| Error::io("cannot wait for the outer", &error.into()))?;
     let (cloned, leader) = cloned?;
     let mut running = Running::new(Leader::new(leader.pid, leader.pidfd));
     running.cgroup = cgroup.map(|(guard, _)| guard);

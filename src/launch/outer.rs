@@ -4,7 +4,6 @@
 //! the machine's root is `/`, no path can lead out of it; the offsets of a time namespace can be written only before a
 //! process enters it, and the first fork enters it (man 7 time_namespaces).
 
-use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -89,6 +88,3 @@ fn set_clocks(plan: &LaunchPlan) -> Result<(), Failure> {
 fn execute(ops: &[Op], sources: Vec<Option<OwnedFd>>) -> Result<(), Failure> {
     ops.iter().zip(sources).try_for_each(|(op, source)| step(op, op.execute(source)))
 }
-
-/// A process that can only end by [`exit_now`] or become the payload.
-pub(super) type Never = Infallible;

@@ -43,7 +43,9 @@ fn reap(payload: Pid) -> Option<u8> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, status)) if pid == payload => return u8::try_from(status & 0xff).ok(),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == payload => return u8::try_from(128 + signal as i32).ok(),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == payload => {
+                return u8::try_from(128 + signal as i32).ok();
+            }
             Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
             _ => {}
         }

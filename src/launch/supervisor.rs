@@ -6,18 +6,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::unistd::{Gid, Uid};
 
-use crate::bus::{self, BusError, Property, Registration, UnitWanted};
+use crate::bus::{BusError, Registration, UnitWanted};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::machine::record::{Clocks, Record};
-use crate::machine::{CgroupGuard, Machined, Running, Tenure};
+use crate::machine::{Machined, Running, Tenure};
 use crate::namespace;
 use crate::net::{self, VethGuard};
 use crate::plan::{CgroupPlan, LaunchPlan, NetworkPlan};
 use crate::spec::Register;
 
 /// Where systemd does not own the cgroups, the machine's is there before its leader, which is born in it.
-pub(super) fn make_cgroup(plan: &LaunchPlan) -> Result<Option<(CgroupGuard, OwnedFd)>> {
+pub(super) fn make_cgroup(plan: &LaunchPlan) -> Result<Option<(Cgroup, OwnedFd)>> {
     let (cgroup, what) = match &plan.cgroup {
         CgroupPlan::Scope { .. } => return Ok(None),
         CgroupPlan::Directory { mount, relative } => {
@@ -29,10 +29,9 @@ pub(super) fn make_cgroup(plan: &LaunchPlan) -> Result<Option<(CgroupGuard, Owne
             (adopt(mount, relative).context(|| what.as_str())?, what)
         }
     };
-    let guard = CgroupGuard::new(cgroup);
-    let payload = guard.open_payload().context(|| what.as_str())?;
-    delegate(&guard)?;
-    Ok(Some((guard, payload)))
+    let payload = cgroup.open_payload().context(|| what.as_str())?;
+    delegate(&cgroup)?;
+    Ok(Some((cgroup, payload)))
 }
 
 fn adopt(mount: &std::path::Path, relative: &std::path::Path) -> std::io::Result<Cgroup> {
@@ -42,7 +41,7 @@ fn adopt(mount: &std::path::Path, relative: &std::path::Path) -> std::io::Result
 }
 
 /// To root for now: with a private user namespace it is the machine's root.
-fn delegate(cgroup: &CgroupGuard) -> Result<()> {
+fn delegate(cgroup: &Cgroup) -> Result<()> {
     cgroup
         .delegate(Uid::from_raw(0), Gid::from_raw(0))
         .context(|| format!("cannot delegate the cgroup '{}'", cgroup.path().display()))
@@ -77,10 +76,8 @@ pub(super) fn place(plan: &LaunchPlan, tenure: &mut Tenure, running: &mut Runnin
     }
     if let CgroupPlan::Scope { mount, .. } = &plan.cgroup {
         let what = || format!("cannot use the cgroup '{}'", unit.control_group);
-        let relative = unit.control_group.trim_start_matches('/');
-        let cgroup = CgroupGuard::new(Cgroup::adopt(mount, relative.as_ref()).context(what)?);
+        let cgroup = Cgroup::adopt(mount, unit.control_group.as_ref()).context(what)?;
         cgroup.place(running.leader.pid()).context(what)?;
-        cgroup.enable_controllers();
         delegate(&cgroup)?;
         running.cgroup = Some(cgroup);
     }
@@ -94,15 +91,9 @@ fn refuse(what: String, error: &BusError) -> Error {
 
 fn registration(plan: &LaunchPlan, running: &Running) -> Result<Registration> {
     let unit = match &plan.cgroup {
-        CgroupPlan::Scope { slice, properties, .. } => UnitWanted::Scope {
-            slice: slice.clone(),
-            properties: properties
-                .iter()
-                .map(|text| {
-                    Property::parse(text).map_err(|reason| Error::usage(format!("--property={text}")).because(reason))
-                })
-                .collect::<Result<_>>()?,
-        },
+        CgroupPlan::Scope { slice, properties, .. } => {
+            UnitWanted::Scope { slice: slice.clone(), properties: properties.clone() }
+        }
         CgroupPlan::Directory { .. } | CgroupPlan::Keep { .. } => UnitWanted::Keep,
     };
     Ok(Registration {
@@ -133,18 +124,13 @@ pub(super) fn describe(plan: &LaunchPlan, tenure: &mut Tenure, running: &Running
         unit: running.unit.clone(),
         registered,
         cgroup: running.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
-        namespaces: namespace::read_ids(running.leader.pid()).context(|| "cannot read the machine's namespaces")?,
-        clocks: Clocks { monotonic_offset_ns: plan.clocks.monotonic, boottime_offset_ns: plan.clocks.boottime },
+        namespaces: namespace::read_ids(running.leader.pid())
+            .context(|| "cannot read the machine's namespaces")?,
+        clocks: Clocks {
+            monotonic_offset_ns: plan.clocks.monotonic,
+            boottime_offset_ns: plan.clocks.boottime,
+        },
         links: running.link.iter().map(|link| link.name().to_owned()).collect(),
         started: u64::try_from(started).unwrap_or(0),
-    })
-}
-
-/// What can be said about a scope's properties before there is one.
-pub fn check_properties(properties: &[String]) -> Result<()> {
-    properties.iter().try_for_each(|text| {
-        bus::Property::parse(text)
-            .map(drop)
-            .map_err(|reason| Error::usage(format!("--property={text}")).because(reason))
     })
 }

@@ -9,6 +9,6 @@ pub mod supervise;
 pub mod tenure;
 
 pub use attachment::Attachment;
-pub use running::{CgroupGuard, Leader, Running};
+pub use running::{Leader, Running};
 pub use supervise::{Manner, Signals, supervise};
 pub use tenure::{Machined, Tenure};

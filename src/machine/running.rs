@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use rustix::process::{Signal as KernelSignal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
@@ -13,9 +12,6 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::exit::Ended;
 use crate::net::VethGuard;
 use crate::signal::Signal;
-
-/// So long what a leader left behind may take to end: the kernel kills it with its pid namespace.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The leader of a machine: a child of this process.
 #[derive(Debug)]
@@ -47,10 +43,7 @@ impl Leader {
     /// # Errors
     /// `ESRCH` when it has ended.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        match KernelSignal::from_named_raw(signal.number()) {
-            Some(named) => Ok(pidfd_send_signal(&self.pidfd, named)?),
-            None => crate::sys::pidfd_send_realtime(self.pidfd.as_fd(), signal.number()),
-        }
+        crate::sys::pidfd_send_realtime(self.pidfd.as_fd(), signal.number())
     }
 
     /// Waits for its end.
@@ -61,7 +54,8 @@ impl Leader {
         if let Some(ended) = self.ended {
             return Ok(ended);
         }
-        let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED))?;
+        let status =
+            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED))?;
         let status = status.ok_or(io::ErrorKind::WouldBlock)?;
         let ended = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => Ended::Exited(code),
@@ -91,7 +85,7 @@ pub struct Running {
     /// Its link to the host.
     pub link: Option<VethGuard>,
     /// Its cgroup.
-    pub cgroup: Option<CgroupGuard>,
+    pub cgroup: Option<Cgroup>,
     /// Its unit under systemd.
     pub unit: Option<String>,
     /// The socket on which its init reports.
@@ -118,9 +112,9 @@ impl Running {
             cgroup.close().context(|| format!("cannot remove the cgroup '{path}'"))
         });
         let released = match (unit, tenure.registrar()) {
-            (Some(unit), Some((registrar, _))) => registrar
-                .release()
-                .map_err(|error| Error::new(Kind::Failed, format!("cannot end the unit '{unit}'")).because(error)),
+            (Some(unit), Some((registrar, _))) => registrar.release().map_err(|error| {
+                Error::new(Kind::Failed, format!("cannot end the unit '{unit}'")).because(error)
+            }),
             _ => Ok(()),
         };
         let unlinked = link.map_or(Ok(()), |link| {
@@ -130,33 +124,5 @@ impl Running {
         let ended = ended?;
         [emptied, released, unlinked].into_iter().collect::<Result<()>>()?;
         Ok(ended)
-    }
-}
-
-/// A machine's cgroup, removed when dropped.
-#[derive(Debug)]
-pub struct CgroupGuard(Option<Cgroup>);
-
-impl CgroupGuard {
-    /// Takes charge of it.
-    pub fn new(cgroup: Cgroup) -> Self {
-        Self(Some(cgroup))
-    }
-
-    /// The machine's directory, absolute on the host.
-    pub fn path(&self) -> &std::path::Path {
-        self.0.as_ref().map_or(std::path::Path::new(""), Cgroup::path)
-    }
-
-    fn close(mut self) -> io::Result<()> {
-        self.0.take().map_or(Ok(()), |cgroup| cgroup.remove(PATIENCE))
-    }
-}
-
-impl Drop for CgroupGuard {
-    fn drop(&mut self) {
-        if let Some(cgroup) = self.0.take() {
-            let _ = cgroup.remove(PATIENCE);
-        }
     }
 }

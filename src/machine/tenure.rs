@@ -9,7 +9,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::record::{Claim, Record, Store};
 use crate::bus::{self, BusError, Registrar};
@@ -21,9 +20,6 @@ use crate::mount::root::open_scratch;
 use crate::net;
 use crate::plan::{CgroupPlan, LaunchPlan, propagation_directory};
 use crate::spec::{Layer, Register};
-
-/// So long the remains of a machine whose leader was killed may take to end.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A machine's name and tree, held.
 #[derive(Debug)]
@@ -69,7 +65,8 @@ impl Tenure {
             Layer::Scratch => Some(open_scratch().context(|| "cannot make the throw-away layer")?),
             Layer::Tree => None,
         };
-        let propagation = Directory::make(propagation_directory(name)).context(|| "cannot make the directory for machinectl bind")?;
+        let propagation = Directory::make(propagation_directory(name))
+            .context(|| "cannot make the directory for machinectl bind")?;
         Ok(Self { propagation, scratch, tree, claim, registrar, machined })
     }
 
@@ -112,7 +109,9 @@ impl Tenure {
             propagation.close().context(|| "cannot remove the directory for machinectl bind"),
             tree.map_or(Ok(()), |tree| tree.close().context(|| "cannot unlock the tree")),
             registrar.map_or(Ok(()), |registrar| {
-                registrar.close().map_err(|error| Error::new(Kind::Failed, "cannot take the registration back").because(error))
+                registrar.close().map_err(|error| {
+                    Error::new(Kind::Failed, "cannot take the registration back").because(error)
+                })
             }),
             claim.close(),
         ];
@@ -168,14 +167,16 @@ fn lock_tree(tree: &Path, share: Share) -> Result<TreeLock> {
 
 /// Removes what a supervisor that was killed could not remove; its leader died with it.
 fn clear(plan: &LaunchPlan, leftover: &Record) -> Result<()> {
-    let (CgroupPlan::Directory { mount, .. } | CgroupPlan::Scope { mount, .. } | CgroupPlan::Keep { mount, .. }) =
-        &plan.cgroup;
+    let (CgroupPlan::Directory { mount, .. }
+    | CgroupPlan::Scope { mount, .. }
+    | CgroupPlan::Keep { mount, .. }) = &plan.cgroup;
     if let (Some(cgroup), None) = (&leftover.cgroup, &leftover.unit) {
-        Cgroup::remove_stale(mount, cgroup, PATIENCE)
+        Cgroup::remove_stale(mount, cgroup)
             .context(|| format!("cannot remove '{}', left by a machine that was killed", cgroup.display()))?;
     }
     for link in &leftover.links {
-        net::delete(link).context(|| format!("cannot remove the link '{link}', left by a machine that was killed"))?;
+        net::delete(link)
+            .context(|| format!("cannot remove the link '{link}', left by a machine that was killed"))?;
     }
     Ok(())
 }
@@ -189,7 +190,8 @@ struct Directory {
 
 impl Directory {
     fn make(path: PathBuf) -> io::Result<Self> {
-        let mut missing: Vec<_> = path.ancestors().skip(1).take_while(|above| !above.exists()).map(Path::to_owned).collect();
+        let mut missing: Vec<_> =
+            path.ancestors().skip(1).take_while(|above| !above.exists()).map(Path::to_owned).collect();
         let mut directory = Self { path, made: Vec::new() };
         while let Some(above) = missing.pop() {
             match fs::create_dir(&above) {

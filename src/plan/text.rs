@@ -100,7 +100,9 @@ impl fmt::Display for CgroupPlan {
             Self::Directory { mount, relative } => write!(f, "{}", mount.join(relative).display()),
             Self::Scope { slice, properties, .. } => {
                 write!(f, "a scope in {slice}")?;
-                properties.iter().try_for_each(|property| write!(f, " {property}"))
+                properties
+                    .iter()
+                    .try_for_each(|property| write!(f, " {}={:?}", property.name(), property.value()))
             }
             Self::Keep { mount, relative } => write!(f, "{}, the unit's", mount.join(relative).display()),
         }

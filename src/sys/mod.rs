@@ -7,17 +7,17 @@
 )]
 
 mod bounding;
+mod close;
 mod exec;
 mod mount;
-mod close;
 mod process;
+mod signal;
 #[cfg(test)]
 pub mod testing;
 
-
-pub use exec::{close_at_exec_from, set_default_action, wait_signal};
-pub use mount::{MountAttributes, MountDepth, mount_setattr};
-pub use process::{Cloned, Forked, clone_sibling, exit_now, fork, unshare_namespaces};
 pub use bounding::{drop_bounding, has_bounding};
 pub use close::close_range;
-pub use process::{Forked, exit_now, fork};
+pub use exec::{close_at_exec_from, set_default_action};
+pub use mount::{MountAttributes, MountDepth, mount_setattr};
+pub use process::{Cloned, Forked, clone_sibling, exit_now, fork, unshare_namespaces};
+pub use signal::{pidfd_send_realtime, wait_signal};

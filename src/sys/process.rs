@@ -77,11 +77,16 @@ pub fn clone_sibling(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Res
     }
 }
 
-/// Fails with `EBUSY` when this process has a second thread (proc(5), /proc/PID/task).
+/// Fails with `EBUSY` when this process has a second thread (proc(5), /proc/PID/task). Where no /proc is mounted, this is a
+/// process that [`fork`] made a moment ago, in a root of its own: it has one.
 fn refuse_threads() -> io::Result<()> {
     // A directory's link count is two more than its subdirectories: one stat instead of a listing.
-    let tasks = rustix::fs::stat("/proc/self/task")?.st_nlink - 2;
-    if tasks == 1 { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EBUSY)) }
+    match rustix::fs::stat("/proc/self/task") {
+        Ok(tasks) if tasks.st_nlink == 3 => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `unshare(2)`; of the flags only namespaces, never `CLONE_FILES`.

@@ -1,15 +1,3 @@
-//! Being written.
-
-use crate::cli::Image;
-use crate::error::{Error, Kind, Result};
-
-/// `osier image …`.
-///
-/// # Errors
-/// Whatever keeps the image from being made.
-pub fn execute(options: &Image) -> Result<()> {
-    let Image::Build(build) = options;
-    Err(Error::new(Kind::Failed, format!("cannot build '{}' yet", build.recipe.display())))
 //! `osier image build`: a recipe becomes a tree, with a display of how far it is.
 
 use std::io::{IsTerminal, Write};
@@ -17,15 +5,25 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli;
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, BuildError, Built, LookupError, MACHINES, Progress, Recipe, RecipeError};
+
+/// `osier image …`.
+///
+/// # Errors
+/// Whatever keeps the image from being made.
+pub fn execute(options: &cli::Image) -> Result<()> {
+    let cli::Image::Build(options) = options;
+    build(&options.recipe.to_string_lossy(), options.to.as_deref())
+}
 
 /// Builds the recipe that `recipe` names (a name, or the path of a TOML file) as the tree `to`, or else under
 /// /var/lib/machines by the recipe's name.
 ///
 /// # Errors
 /// Whatever keeps the tree from being made; nothing is left of it then.
-pub fn build(recipe: &str, to: Option<&Path>) -> Result<()> {
+fn build(recipe: &str, to: Option<&Path>) -> Result<()> {
     let recipe = Recipe::find(recipe).map_err(|error| no_recipe(&error))?;
     let name = recipe.name.as_ref();
     let to = to.map_or_else(|| Path::new(MACHINES).join(name), PathBuf::from);
@@ -39,7 +37,7 @@ pub fn build(recipe: &str, to: Option<&Path>) -> Result<()> {
 }
 
 /// The error for an argument that means no image.
-pub fn no_image(error: &LookupError) -> Error {
+pub(super) fn no_image(error: &LookupError) -> Error {
     let kind = match error {
         LookupError::NoSuchImage { .. } | LookupError::NoSuchPath(_) => Kind::NotFound,
         LookupError::NotADirectory(_) | LookupError::Unreadable(..) => Kind::Failed,

@@ -5,8 +5,10 @@ pub mod boot;
 pub mod check;
 pub mod completions;
 pub mod image;
+mod lifetime;
 pub mod list;
 pub mod run;
+mod said;
 pub mod show;
 pub mod status;
 pub mod stop;
@@ -123,6 +125,3 @@ mod tests {
         assert_eq!(closest("mail", &names), None);
     }
 }
-//! Being written.
-
-pub mod image;
