@@ -1,1 +1,23 @@
-//! Being written.
+//! What a machine runs from: finding it, knowing what is in it, keeping it to oneself.
+//!
+//! Everything read from a tree is resolved beneath its root (`RESOLVE_IN_ROOT`, man 2 openat2): a symlink that the tree's
+//! owner made can never lead to a file of the host. This module refuses disk images, and changes no tree but those that it
+//! builds.
+
+mod bootstrap;
+mod build;
+mod finish;
+mod lock;
+mod lookup;
+mod os;
+mod recipe;
+mod scratch;
+#[cfg(test)]
+mod testdir;
+mod tool;
+
+pub use build::{BuildError, Built, MACHINES, Progress, build};
+pub use lock::{Access, TreeLock};
+pub use lookup::{Image, Kind, LookupError, SEARCH_PATH, find, find_in};
+pub use os::{FoundInit, Init, NoInit, OsRelease, Tree};
+pub use recipe::{Recipe, RecipeError, names};

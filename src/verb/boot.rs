@@ -1,0 +1,40 @@
+//! `osier boot`: a tree's init as PID 1 of a machine.
+
+use crate::cli::Boot;
+use crate::error::{Error, Kind, Result};
+use crate::image::{Image, NoInit, Tree};
+
+use super::{lifetime, said};
+
+/// `osier boot`: the exit code to leave with.
+///
+/// # Errors
+/// Whatever keeps the machine from running.
+pub fn execute(options: &Boot) -> Result<u8> {
+    let settings = said::settings(&options.options, &options.arguments);
+    let what = format!("cannot boot '{}'", options.tree.display());
+    lifetime::live(&options.tree, &settings, &options.options.invocation, |image, tree| {
+        find_init(image, tree).map(Some)
+    })
+    .map_err(|error| error.within(what))
+}
+
+fn find_init(image: &Image, tree: &Tree) -> Result<std::path::PathBuf> {
+    let path = image.path.display();
+    match tree.is_os() {
+        Ok(true) => {}
+        Ok(false) => {
+            return Err(Error::new(Kind::Failed, format!("'{path}' is not an OS tree"))
+                .because("it has no os-release file")
+                .hint("`osier image build debian` makes one; `osier run` needs less of a tree"));
+        }
+        Err(error) => return Err(Error::io(format!("cannot look into '{path}'"), &error)),
+    }
+    tree.find_init().map(|found| found.path).map_err(|reason| {
+        let error = Error::new(Kind::Failed, format!("'{path}' has no init")).because(&reason);
+        match reason {
+            NoInit::Missing { .. } => error.hint("`osier run` runs a command in a tree without one"),
+            _ => error,
+        }
+    })
+}

@@ -1,0 +1,136 @@
+//! A machine from the command line to its end: what `boot` and `run` have in common.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::cli::Invocation;
+use crate::console::{FrontEnd, FrontWire, Mode, Terminal, Terminals, front};
+use crate::error::{Context, Result};
+use crate::exit::Ended;
+use crate::host::HostFacts;
+use crate::ids::MachineId;
+use crate::image::{self, Image, Tree};
+use crate::launch::launch;
+use crate::machine::record::Store;
+use crate::machine::state::State;
+use crate::machine::{Attachment, Manner, Signals, Tenure, supervise};
+use crate::mount::table;
+use crate::plan::{CgroupPlan, LaunchPlan};
+use crate::settings::Settings;
+use crate::spec::{Facts, MachineSpec};
+use crate::sys::{Forked, fork};
+
+/// Decides, prints the plan or carries it out, and gives the exit code. `look` says what is needed of the tree, and gives
+/// its init for a `boot`.
+pub(super) fn live(
+    argument: &OsStr,
+    settings: &Settings,
+    invocation: &Invocation,
+    look: impl FnOnce(&Image, &Tree) -> Result<Option<PathBuf>>,
+) -> Result<u8> {
+    let image = image::find(&argument.to_string_lossy()).map_err(|error| super::image::no_image(&error))?;
+    let tree = Tree::open(&image.path).context(|| format!("cannot open '{}'", image.path.display()))?;
+    let init = look(&image, &tree)?;
+    let spec = MachineSpec::resolve(settings, &facts(&image, &tree, init)?)?;
+    drop(tree);
+    let plan = LaunchPlan::resolve(&spec, &host()?)?;
+    if invocation.dry_run {
+        super::print(&plan.to_string())?;
+        return Ok(0);
+    }
+    let quiet = invocation.quiet;
+    match Terminal::of_caller(spec.console).context(|| "cannot use the terminal")? {
+        Some(terminal) if spec.console != Mode::Passive => on_terminal(terminal, &spec, plan, quiet),
+        _ => supervise_to_end(&spec, plan, None, quiet),
+    }
+}
+
+fn facts(image: &Image, tree: &Tree, init: Option<PathBuf>) -> Result<Facts> {
+    let path = image.path.display();
+    let machine_id =
+        tree.read_machine_id_text().context(|| format!("cannot read the machine ID of '{path}'"))?;
+    Ok(Facts {
+        tree: image.path.clone(),
+        name: image.name.clone(),
+        os: tree.read_os_release().ok().flatten().map(|release| release.pretty_name),
+        init,
+        machine_id: machine_id.and_then(|text| text.trim().parse().ok()),
+        random_id: MachineId::random().context(|| "cannot make a machine ID")?,
+        terminals: Terminals::of_caller(),
+    })
+}
+
+fn host() -> Result<HostFacts> {
+    let cgroup2 = table::read().and_then(|text| table::find_whole(&text, "cgroup2"));
+    HostFacts::read(cgroup2.context(|| "cannot read the host's mounts")?)
+        .context(|| "cannot look at the host")
+}
+
+/// On a terminal there are two processes: the front, which the user's shell waits for, and the supervisor.
+fn on_terminal(terminal: Terminal, spec: &MachineSpec, plan: LaunchPlan, quiet: bool) -> Result<u8> {
+    let (fronts, supervisors): (OwnedFd, OwnedFd) = front::pair().context(|| "cannot make a socket")?;
+    match fork().context(|| "cannot fork")? {
+        Forked::Parent(supervisor) => {
+            drop(supervisors);
+            let end = front::run(supervisor, fronts, terminal).context(|| "cannot hold the terminal")?;
+            Ok(match end {
+                FrontEnd::Detached => 0,
+                FrontEnd::Ended(code) => Ended::Exited(code).code(),
+                FrontEnd::Killed(signal) => Ended::Killed(signal).code(),
+            })
+        }
+        Forked::Child => {
+            drop(fronts);
+            nix::unistd::setsid().context(|| "cannot lead a session")?;
+            supervise_to_end(spec, plan, Some(FrontWire::new(supervisors, terminal)), quiet)
+        }
+    }
+}
+
+/// The supervisor: boots the machine, again as often as it reboots, and cleans up behind it.
+fn supervise_to_end(
+    spec: &MachineSpec,
+    mut plan: LaunchPlan,
+    front: Option<FrontWire>,
+    quiet: bool,
+) -> Result<u8> {
+    let mut signals = Signals::catch().context(|| "cannot catch signals")?;
+    let mut tenure = Tenure::take(&plan, &Store::default())?;
+    let (mut attachment, mut streams) =
+        Attachment::open(plan.console, front).context(|| "cannot attach the console")?;
+    let manner = Manner { kill_signal: plan.kill_signal, ready: plan.ready };
+    let ended = loop {
+        let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref())?;
+        announce(spec, quiet, "runs; ^] three times within a second ends it");
+        let reboots = matches!(plan.cgroup, CgroupPlan::Keep { .. });
+        if !can_reboot(&plan) {
+            streams = None;
+        }
+        let state = supervise(&running, &mut tenure, &mut attachment, &mut signals, manner)?;
+        let ended = running.close(&mut tenure)?;
+        let again = ended == Ended::Rebooted && !matches!(state, State::Stopping | State::Killed);
+        if !again || reboots || !can_reboot(&plan) {
+            break if again || ended != Ended::Rebooted { ended } else { Ended::PoweredOff };
+        }
+        announce(spec, quiet, "reboots");
+        // The clocks start anew, against a host whose own have gone on.
+        plan = LaunchPlan::resolve(spec, &host()?)?;
+    };
+    tenure.close()?;
+    announce(spec, quiet, "has ended");
+    Ok(ended.code())
+}
+
+/// Only an init can be booted again; what follows a command that calls reboot(2) is the caller's business.
+fn can_reboot(plan: &LaunchPlan) -> bool {
+    plan.verb == "boot"
+}
+
+/// A word for the user at the terminal; scripts and logs get nothing that they did not ask for.
+fn announce(spec: &MachineSpec, quiet: bool, what: &str) {
+    if !quiet && spec.console == Mode::Interactive && spec.verb() == "boot" {
+        // The terminal is raw: a line's end alone would not return the carriage.
+        eprint!("osier: machine '{}' {what}\r\n", spec.name);
+    }
+}
