@@ -354,7 +354,7 @@ fn properties_reach_the_scope() {
         "RuntimeMaxUSec=1h",
         "OOMPolicy=continue",
         "CPUWeight=300",
-        "Documentation=man:osier(1)",
+        "Documentation=\"man:osier(1)\"",
     ] {
         assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
     }
