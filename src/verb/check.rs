@@ -2,7 +2,6 @@
 
 use std::env;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -11,6 +10,7 @@ use rustix::process::PidfdFlags;
 use serde::Serialize;
 
 use super::{json, print, table};
+use crate::bus;
 use crate::cli::Check;
 use crate::error::{Context, Result, reason};
 use crate::mount::table as mounts;
@@ -67,7 +67,7 @@ fn look() -> Result<Vec<Finding>> {
     found.extend(Kind::ALL.map(namespace));
     found.push(cgroup(cgroup2.as_deref()));
     found.extend(cgroup2.iter().map(|mount| controllers(mount)));
-    found.extend([mount_api(), pidfd(), overlay(), systemd(), bus(), machined(), mmdebstrap()]);
+    found.extend([mount_api(), pidfd(), overlay(), systemd(), mmdebstrap(), system_bus(), machined()]);
     Ok(found)
 }
 
@@ -156,8 +156,9 @@ fn systemd() -> Finding {
     optional("systemd as PID 1", exists("/run/systemd/system"), advice)
 }
 
-fn bus() -> Finding {
-    let result = UnixStream::connect("/run/dbus/system_bus_socket").map(drop);
+/// zbus starts threads, after which nothing can be tried in a fork any more: this and the next come after all that is.
+fn system_bus() -> Finding {
+    let result = if bus::available() { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) };
     optional(
         "system bus",
         result,
@@ -166,13 +167,12 @@ fn bus() -> Finding {
 }
 
 fn machined() -> Finding {
-    let result =
-        exists("/usr/lib/systemd/systemd-machined").or_else(|_| exists("/lib/systemd/systemd-machined"));
-    optional(
-        "systemd-machined",
-        result,
-        "install systemd-container; without: machinectl does not see osier's machines",
-    )
+    let result = match bus::available() {
+        true => bus::machined::list().map(drop).map_err(|error| io::Error::other(error.to_string())),
+        false => Err(io::ErrorKind::NotFound.into()),
+    };
+    let advice = "install systemd-container; without: machinectl does not see osier's machines";
+    optional("systemd-machined", result, advice)
 }
 
 fn mmdebstrap() -> Finding {
