@@ -1,1 +1,259 @@
-//! Being written.
+//! The machine's subtree of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst; systemd's CGROUP_DELEGATION).
+//!
+//! `…/machine-NAME.scope/payload` holds the machine: the payload's cgroup namespace has its root there, so that it can do
+//! what it likes below, while the directory above stays with the host. Where systemd owns the tree the directory above
+//! is a scope's or a service's; elsewhere osier makes and removes it.
+
+pub mod usage;
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Gid, Uid, chown};
+use rustix::fs::{Mode, OFlags};
+
+/// The part of a machine's subtree that belongs to the payload.
+pub const PAYLOAD: &str = "payload";
+
+/// A machine's subtree.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// Where cgroup2 is mounted.
+    mount: PathBuf,
+    /// The machine's directory, absolute.
+    path: PathBuf,
+    origin: Origin,
+}
+
+/// Who made a machine's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// osier, and removes it.
+    Made,
+    /// systemd, as a unit's.
+    Unit,
+}
+
+impl Cgroup {
+    /// Makes `relative` (such as `machine.slice/machine-web.scope`) below the cgroup2 mount, its `payload`, and enables
+    /// every controller that there is on the way down.
+    ///
+    /// # Errors
+    /// `EEXIST` when the machine's directory is there with processes in it; what mkdir(2) gives otherwise.
+    pub fn make(mount: &Path, relative: &Path) -> io::Result<Self> {
+        let path = mount.join(relative);
+        for _ in 0..3 {
+            match make_directories(mount, &path) {
+                // The end of another machine removed the empty slice above just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => {
+                    result?;
+                    break;
+                }
+            }
+        }
+        let made = Self { mount: mount.to_owned(), path, origin: Origin::Made };
+        made.make_payload()?;
+        Ok(made)
+    }
+
+    /// Takes the directory that systemd made for a unit: `control_group` as its property says, absolute below the mount.
+    ///
+    /// # Errors
+    /// What mkdir(2) of `payload` gives.
+    pub fn adopt(mount: &Path, control_group: &str) -> io::Result<Self> {
+        let path = mount.join(control_group.trim_start_matches('/'));
+        let adopted = Self { mount: mount.to_owned(), path, origin: Origin::Unit };
+        adopted.make_payload()?;
+        Ok(adopted)
+    }
+
+    fn make_payload(&self) -> io::Result<()> {
+        let payload = self.payload();
+        match fs::create_dir(&payload) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        enable_controllers(&self.mount, &self.path);
+        Ok(())
+    }
+
+    /// The machine's directory, absolute on the host.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The payload's directory, absolute on the host.
+    pub fn payload(&self) -> PathBuf {
+        self.path.join(PAYLOAD)
+    }
+
+    /// A descriptor of the payload's directory, for `CLONE_INTO_CGROUP`.
+    ///
+    /// # Errors
+    /// What open(2) gives.
+    pub fn open_payload(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+        Ok(rustix::fs::open(self.payload(), flags, Mode::empty())?)
+    }
+
+    /// Moves the process `pid` into the payload's directory; nothing happens when it is there already.
+    ///
+    /// # Errors
+    /// What writing cgroup.procs gives.
+    pub fn place(&self, pid: u32) -> io::Result<()> {
+        fs::write(self.payload().join("cgroup.procs"), pid.to_string())
+    }
+
+    /// Moves this very process out of the machine's own directory into `supervisor` beside `payload`: with processes in
+    /// it no controller could be enabled for what is below (the no internal process constraint).
+    ///
+    /// # Errors
+    /// What mkdir(2) and writing cgroup.procs give.
+    pub fn place_supervisor(&self) -> io::Result<()> {
+        let own = self.path.join("supervisor");
+        match fs::create_dir(&own) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        fs::write(own.join("cgroup.procs"), std::process::id().to_string())?;
+        enable_controllers(&self.mount, &self.path);
+        Ok(())
+    }
+
+    /// Gives the payload's directory to `uid`, `gid`: the directory and the files that the kernel lists in
+    /// /sys/kernel/cgroup/delegate (Documentation/admin-guide/cgroup-v2.rst, Delegation).
+    ///
+    /// # Errors
+    /// What chown(2) gives for a file that is there.
+    pub fn delegate(&self, uid: Uid, gid: Gid) -> io::Result<()> {
+        let payload = self.payload();
+        chown(&payload, Some(uid), Some(gid))?;
+        let listed = fs::read_to_string("/sys/kernel/cgroup/delegate")
+            .unwrap_or_else(|_| "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n".to_owned());
+        for file in listed.lines() {
+            match chown(&payload.join(file), Some(uid), Some(gid)) {
+                Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills what is left in the subtree and removes it; of a unit's directory only what osier put there, of one that
+    /// osier made also the slices above as far as they are empty.
+    ///
+    /// # Errors
+    /// `EBUSY` when processes are still there after `patience`.
+    pub fn remove(&self, patience: Duration) -> io::Result<()> {
+        match self.origin {
+            Origin::Made => {
+                remove_tree(&self.path, patience)?;
+                for above in self.path.ancestors().skip(1).take_while(|above| *above != self.mount) {
+                    if fs::remove_dir(above).is_err() {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Origin::Unit => remove_tree(&self.payload(), patience),
+        }
+    }
+
+    /// Removes what a dead supervisor left at `path` (from its record), if anything.
+    ///
+    /// # Errors
+    /// As [`Cgroup::remove`].
+    pub fn remove_stale(mount: &Path, path: &Path, patience: Duration) -> io::Result<()> {
+        if !path.starts_with(mount) || path == mount || !path.exists() {
+            return Ok(());
+        }
+        Self { mount: mount.to_owned(), path: path.to_owned(), origin: Origin::Made }.remove(patience)
+    }
+}
+
+fn make_directories(mount: &Path, path: &Path) -> io::Result<()> {
+    let mut missing: Vec<_> = path.ancestors().take_while(|above| *above != mount).collect();
+    while let Some(directory) = missing.pop() {
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// Enables in each directory from `mount` down to `path` the controllers that it has for the directories below. A
+/// controller that cannot be enabled is one that the machine does not have: its `cgroup.controllers` tells it.
+fn enable_controllers(mount: &Path, path: &Path) {
+    let mut down: Vec<_> = path.ancestors().take_while(|above| *above != mount).collect();
+    down.push(mount);
+    while let Some(directory) = down.pop() {
+        let has = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
+        let enabled = fs::read_to_string(directory.join("cgroup.subtree_control")).unwrap_or_default();
+        for controller in has.split_whitespace() {
+            if !enabled.split_whitespace().any(|name| name == controller) {
+                // One at a time: one that cannot be had must not take the others with it.
+                let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
+        }
+    }
+}
+
+fn remove_tree(path: &Path, patience: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match remove_directories(path) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                // cgroup.kill is not there before Linux 5.14; then the leader's end has killed its pid namespace.
+                let _ = fs::write(path.join("cgroup.kill"), "1");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => return result,
+        }
+    }
+}
+
+fn remove_directories(path: &Path) -> io::Result<()> {
+    // An empty directory, the usual case for `run`, goes in one call.
+    match fs::remove_dir(path) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+        result => return result,
+    }
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            match remove_directories(&entry.path()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+    }
+    fs::remove_dir(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A plain directory is enough of a cgroup file system for making and removing directories.
+    #[test]
+    fn what_is_made_is_removed_with_the_empty_slice_above() {
+        let mount = std::env::temp_dir().join(format!("osier-cgroup-{}", std::process::id()));
+        fs::create_dir(&mount).unwrap();
+        let web = Cgroup::make(&mount, Path::new("machine.slice/machine-web.scope")).unwrap();
+        let mail = Cgroup::make(&mount, Path::new("machine.slice/machine-mail.scope")).unwrap();
+        assert!(web.payload().is_dir());
+        for machine in [web, mail] {
+            assert!(mount.join("machine.slice").is_dir());
+            fs::remove_dir(machine.payload()).unwrap();
+            machine.remove(Duration::ZERO).unwrap();
+        }
+        assert_eq!(fs::read_dir(&mount).unwrap().count(), 0);
+        fs::remove_dir(&mount).unwrap();
+    }
+}

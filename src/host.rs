@@ -1,1 +1,108 @@
-//! Being written.
+//! What this host is and can do, as far as a launch depends on it: found out once, by looking, never by version numbers.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::clock::Now;
+use crate::ids::MachineId;
+use crate::namespace::{self, Kind};
+
+/// The facts that a launch plan is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Where cgroup2 is mounted; on a hybrid host beside the controllers of version 1.
+    pub cgroup2: Option<PathBuf>,
+    /// This process's own cgroup2 directory, relative to the mount.
+    pub own_cgroup: PathBuf,
+    /// What runs as PID 1.
+    pub first: First,
+    /// Whether the kernel has time namespaces.
+    pub time_namespaces: bool,
+    /// Memory, bytes.
+    pub memory: u64,
+    /// /etc/machine-id.
+    pub machine_id: Option<MachineId>,
+    /// The clocks.
+    pub now: Now,
+    /// The text of os-release(5).
+    pub os_release: String,
+    /// The caller's `$TERM`.
+    pub term: Option<String>,
+    /// Effective user ID.
+    pub uid: u32,
+}
+
+/// What runs as PID 1 on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// systemd: cgroups are its, units and machined are to be had.
+    Systemd,
+    /// Anything else.
+    Other,
+}
+
+impl HostFacts {
+    /// Looks at the host. `mountinfo` is the text of /proc/self/mountinfo, and `cgroup2` what it says.
+    ///
+    /// # Errors
+    /// What reading /proc gives; files outside of it may be missing.
+    pub fn read(cgroup2: Option<PathBuf>) -> io::Result<Self> {
+        let system = rustix::system::sysinfo();
+        Ok(Self {
+            cgroup2,
+            own_cgroup: own_cgroup(&fs::read_to_string("/proc/self/cgroup")?),
+            // man 3 sd_booted
+            first: if Path::new("/run/systemd/system").is_dir() { First::Systemd } else { First::Other },
+            time_namespaces: namespace::is_supported(Kind::Time),
+            memory: system.totalram * u64::from(system.mem_unit),
+            machine_id: MachineId::host().unwrap_or(None),
+            now: Now::read()?,
+            os_release: fs::read_to_string("/etc/os-release")
+                .or_else(|_| fs::read_to_string("/usr/lib/os-release"))
+                .unwrap_or_default(),
+            term: std::env::var("TERM").ok(),
+            uid: rustix::process::geteuid().as_raw(),
+        })
+    }
+
+    /// The fields of the host's os-release that a payload gets as `container_host_*` (CONTAINER_INTERFACE).
+    pub fn identity(&self) -> Vec<(String, String)> {
+        ["ID", "BUILD_ID", "VARIANT_ID", "VERSION_ID"]
+            .into_iter()
+            .filter_map(|key| {
+                let value =
+                    self.os_release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+                let value = value.trim_matches(['"', '\'']);
+                (!value.is_empty())
+                    .then(|| (format!("container_host_{}", key.to_lowercase()), value.to_owned()))
+            })
+            .collect()
+    }
+}
+
+/// The cgroup2 line of cgroups(7)'s /proc/PID/cgroup, `0::/path`, relative to the mount.
+fn own_cgroup(text: &str) -> PathBuf {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    PathBuf::from(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hybrid_host_has_its_cgroup2_line_among_others() {
+        assert_eq!(
+            own_cgroup("5:memory:/a\n0::/system.slice/x.service\n"),
+            Path::new("system.slice/x.service")
+        );
+        assert_eq!(own_cgroup("5:memory:/a\n"), Path::new(""));
+    }
+
+    #[test]
+    fn the_host_has_facts() {
+        let facts = HostFacts::read(None).unwrap();
+        assert!(facts.memory > 1 << 20, "{facts:?}");
+    }
+}

@@ -30,6 +30,7 @@ pub mod mount;
 pub mod namespace;
 pub mod net;
 pub mod notify;
+pub mod user;
 
 // Floor 1: values.
 pub mod duration;
@@ -37,6 +38,8 @@ pub mod error;
 pub mod exit;
 pub mod ids;
 pub mod name;
+pub mod signal;
+pub mod wire;
 
 // Floor 0: the kernel; all unsafe code.
 pub mod sys;

@@ -1,1 +1,290 @@
-//! Being written.
+//! The launch plan: everything decided, nothing done. Printed, it is `--dry-run`.
+
+mod files;
+mod text;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::caps;
+use crate::clock::Offsets;
+use crate::console::Mode;
+use crate::error::{Error, Kind, Result};
+use crate::host::{First, HostFacts};
+use crate::ids::MachineId;
+use crate::mount::op::{Access, Op};
+use crate::name::MachineName;
+use crate::namespace::{self, Namespaces};
+use crate::net::Veth;
+use crate::signal::Signal;
+use crate::spec::{ClockNeed, Layer, MachineSpec, Network, Program, Ready, Register, Unit};
+
+/// Everything that a launch does.
+#[derive(Debug, Clone)]
+pub struct LaunchPlan {
+    /// The machine's name.
+    pub name: MachineName,
+    /// Its machine ID.
+    pub id: MachineId,
+    /// `boot` or `run`.
+    pub verb: &'static str,
+    /// Its host name.
+    pub hostname: String,
+    /// The namespaces of its own.
+    pub namespaces: Namespaces,
+    /// How its user and group IDs map to the host's.
+    pub id_map: IdMap,
+    /// The offsets of its time namespace.
+    pub clocks: Offsets,
+    /// Its root.
+    pub root: Root,
+    /// Steps before the leader is there; inside the root.
+    pub outer: Vec<Op>,
+    /// Steps that need the leader's pid, network, IPC and cgroup namespaces.
+    pub leader: Vec<Op>,
+    /// Its network.
+    pub network: NetworkPlan,
+    /// Its cgroup.
+    pub cgroup: CgroupPlan,
+    /// Whether machined is told.
+    pub register: Register,
+    /// Its console.
+    pub console: Mode,
+    /// What its payload cannot do.
+    pub confinement: Confinement,
+    /// What is executed.
+    pub exec: Exec,
+    /// What asks it to shut down.
+    pub kill_signal: Signal,
+    /// When the service manager is told READY=1.
+    pub ready: Ready,
+}
+
+/// How user and group IDs map. Private ranges come with the isolation work; the handshake has their place already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdMap {
+    /// No user namespace: the host's.
+    Host,
+}
+
+/// A machine's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// The tree, absolute and canonical.
+    pub tree: PathBuf,
+    /// Whether it can be written to.
+    pub access: Access,
+    /// Where what is written goes.
+    pub layer: Layer,
+    /// `PRETTY_NAME` of its os-release.
+    pub os: Option<String>,
+}
+
+/// A machine's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkPlan {
+    /// The host's.
+    Host,
+    /// A loopback.
+    Loopback,
+    /// A loopback and a link to the host.
+    Veth(Veth),
+}
+
+/// Where a machine's processes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupPlan {
+    /// In a directory that osier makes below the cgroup2 mount.
+    Directory {
+        /// Where cgroup2 is mounted.
+        mount: PathBuf,
+        /// Below it.
+        relative: PathBuf,
+    },
+    /// In a scope that systemd makes.
+    Scope {
+        /// Where cgroup2 is mounted.
+        mount: PathBuf,
+        /// Its slice.
+        slice: String,
+        /// `NAME=VALUE` each.
+        properties: Vec<String>,
+    },
+    /// In the cgroup that osier runs in, as a service with Delegate=yes.
+    Keep {
+        /// Where cgroup2 is mounted.
+        mount: PathBuf,
+        /// The unit's directory below it.
+        relative: PathBuf,
+    },
+}
+
+/// What a payload cannot do. Seccomp, the device policy and no_new_privs have their place here.
+#[derive(Debug, Clone)]
+pub struct Confinement {
+    /// The capability bounding set.
+    pub capabilities: caps::Set,
+}
+
+/// What is executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exec {
+    /// The program, and who is PID 1.
+    pub program: Program,
+    /// The environment, whole but for what depends on the user.
+    pub environment: Vec<(String, OsString)>,
+    /// Working directory inside; the user's home for `None`.
+    pub directory: Option<PathBuf>,
+    /// User inside, by name or number.
+    pub user: String,
+}
+
+impl LaunchPlan {
+    /// Decides everything about launching `spec` on `host`.
+    ///
+    /// # Errors
+    /// What the host cannot do, and how that can be helped.
+    pub fn resolve(spec: &MachineSpec, host: &HostFacts) -> Result<Self> {
+        if host.uid != 0 {
+            return Err(Error::new(Kind::Permission, "must be root")
+                .hint("run osier as root, for instance with sudo"));
+        }
+        let namespaces = resolve_namespaces(spec, host)?;
+        let clocks = if namespaces.has(namespace::Kind::Time) {
+            host.now
+                .resolve_both(spec.clocks.monotonic, spec.clocks.boottime)
+                .map_err(|range| Error::usage("cannot set the machine's clocks").because(range))?
+        } else {
+            host.now.own
+        };
+        Ok(Self {
+            name: spec.name.clone(),
+            id: spec.id,
+            verb: spec.verb(),
+            hostname: spec.hostname.clone(),
+            id_map: IdMap::Host,
+            clocks,
+            root: Root {
+                tree: spec.root.tree.clone(),
+                access: spec.root.access,
+                layer: spec.root.layer,
+                os: spec.root.os.clone(),
+            },
+            outer: files::outer(spec, host),
+            leader: files::leader(spec),
+            network: match spec.network {
+                Network::Host => NetworkPlan::Host,
+                Network::None => NetworkPlan::Loopback,
+                Network::Veth => NetworkPlan::Veth(Veth::plan(&spec.name, host.machine_id.as_ref())),
+            },
+            cgroup: resolve_cgroup(spec, host)?,
+            register: spec.register,
+            console: spec.console,
+            confinement: Confinement { capabilities: spec.capabilities.clone() },
+            exec: resolve_exec(spec, host),
+            kill_signal: spec.kill_signal,
+            ready: spec.ready,
+            namespaces,
+        })
+    }
+}
+
+fn resolve_namespaces(spec: &MachineSpec, host: &HostFacts) -> Result<Namespaces> {
+    if !host.time_namespaces && spec.clocks.need == ClockNeed::Namespace {
+        return Err(Error::new(Kind::Unsupported, "cannot give the machine clocks of its own")
+            .because("this kernel has no time namespaces (CONFIG_TIME_NS)")
+            .hint("--clock=host leaves the clocks as the host's"));
+    }
+    Ok(Namespaces::of(|kind| match kind {
+        namespace::Kind::User => false,
+        namespace::Kind::Net => spec.network != Network::Host,
+        namespace::Kind::Time => host.time_namespaces,
+        _ => true,
+    }))
+}
+
+fn resolve_cgroup(spec: &MachineSpec, host: &HostFacts) -> Result<CgroupPlan> {
+    let mount = host.cgroup2.clone().ok_or_else(|| {
+        Error::new(Kind::Unsupported, "cannot find a cgroup2 file system")
+            .hint("mount one with: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified")
+    })?;
+    Ok(match &spec.unit {
+        Unit::Scope { slice, properties } if host.first == First::Systemd => {
+            CgroupPlan::Scope { mount, slice: slice.clone(), properties: properties.clone() }
+        }
+        Unit::Scope { properties, .. } if !properties.is_empty() => {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("cannot set '{}' for the machine's scope", properties[0]),
+            )
+            .because("systemd is not PID 1 on this host"));
+        }
+        Unit::Scope { slice, .. } => CgroupPlan::Directory {
+            mount,
+            relative: slice_directory(slice).join(format!("machine-{}.scope", spec.name)),
+        },
+        Unit::Keep => {
+            // With DelegateSubgroup=supervisor, osier's own cgroup is one below the unit's.
+            let own = &host.own_cgroup;
+            let below = own.file_name().is_some_and(|name| name == "supervisor");
+            let unit = if below { own.parent().unwrap_or(own) } else { own };
+            CgroupPlan::Keep { mount, relative: unit.to_owned() }
+        }
+    })
+}
+
+/// The directory of a slice: `machine-web.slice` is in `machine.slice` (man 5 systemd.slice).
+fn slice_directory(slice: &str) -> PathBuf {
+    let name = slice.trim_end_matches(".slice");
+    if name == "-" {
+        return PathBuf::new();
+    }
+    name.char_indices()
+        .filter(|(_, char)| *char == '-')
+        .map(|(at, _)| &name[..at])
+        .chain([name])
+        .map(|part| format!("{part}.slice"))
+        .collect()
+}
+
+fn resolve_exec(spec: &MachineSpec, host: &HostFacts) -> Exec {
+    let mut environment: Vec<(String, OsString)> = vec![
+        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
+        ("container".to_owned(), "osier".into()),
+        ("container_uuid".to_owned(), spec.id.as_uuid().into()),
+    ];
+    environment.extend(host.identity().into_iter().map(|(key, value)| (key, value.into())));
+    if matches!(spec.payload.program, Program::Init { .. }) {
+        environment.push(("NOTIFY_SOCKET".to_owned(), files::NOTIFY_SOCKET.into()));
+    }
+    if spec.console == Mode::Interactive {
+        environment.push(("TERM".to_owned(), host.term.clone().unwrap_or_else(|| "vt220".to_owned()).into()));
+    }
+    for (key, value) in &spec.payload.environment {
+        environment.retain(|(known, _)| known != key);
+        environment.push((key.clone(), value.clone()));
+    }
+    Exec {
+        program: spec.payload.program.clone(),
+        environment,
+        directory: spec.payload.directory.clone(),
+        user: spec.payload.user.clone(),
+    }
+}
+
+pub use files::{NOTIFY_SOCKET, propagation_directory};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_is_in_the_slices_that_its_name_says() {
+        assert_eq!(slice_directory("machine.slice"), PathBuf::from("machine.slice"));
+        assert_eq!(
+            slice_directory("machine-web-a.slice"),
+            PathBuf::from("machine.slice/machine-web.slice/machine-web-a.slice")
+        );
+        assert_eq!(slice_directory("-.slice"), PathBuf::new());
+    }
+}

@@ -1,1 +1,443 @@
-//! Being written.
+//! The machine that is wanted: total and valid. No field means "default" any more; what cannot be is refused here, before
+//! anything on the host changes.
+
+mod mounts;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::caps;
+use crate::clock::Wanted;
+use crate::console::{Asked, Mode, Terminals};
+use crate::duration;
+use crate::error::{Error, Result};
+use crate::ids::MachineId;
+use crate::mount::op::Access;
+use crate::name::MachineName;
+use crate::settings::{Setting, Settings};
+use crate::signal::Signal;
+
+pub use mounts::ExtraMount;
+
+/// A machine as it is to be.
+#[derive(Debug, Clone)]
+pub struct MachineSpec {
+    /// Its name.
+    pub name: MachineName,
+    /// Its machine ID.
+    pub id: MachineId,
+    /// Its host name.
+    pub hostname: String,
+    /// What it runs from.
+    pub root: Root,
+    /// What its first process is.
+    pub payload: Payload,
+    /// What its clocks start at.
+    pub clocks: Clocks,
+    /// Its network.
+    pub network: Network,
+    /// Its console.
+    pub console: Mode,
+    /// Mounts beyond the ones that every machine has.
+    pub mounts: Vec<ExtraMount>,
+    /// The capability bounding set.
+    pub capabilities: caps::Set,
+    /// What of /sys and /proc/sys can be written to.
+    pub api_vfs: ApiVfs,
+    /// The unit that holds it where systemd is PID 1.
+    pub unit: Unit,
+    /// Whether machined is told.
+    pub register: Register,
+    /// What asks its first process to shut down.
+    pub kill_signal: Signal,
+    /// When the service manager is told READY=1.
+    pub ready: Ready,
+}
+
+/// What a machine runs from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// The tree, absolute and canonical.
+    pub tree: PathBuf,
+    /// Whether the machine's root can be written to.
+    pub access: Access,
+    /// Where what it writes goes.
+    pub layer: Layer,
+    /// `PRETTY_NAME` of its os-release.
+    pub os: Option<String>,
+}
+
+/// Where what a machine writes goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    /// Into the tree.
+    Tree,
+    /// Into a layer in memory over it, gone with the machine.
+    Scratch,
+}
+
+/// What a machine's first process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// An init, or a command.
+    pub program: Program,
+    /// The environment asked for, in addition to what every payload gets; later ones win.
+    pub environment: Vec<(String, OsString)>,
+    /// Working directory inside; the user's home for `None` of a command, `/` of an init.
+    pub directory: Option<PathBuf>,
+    /// User inside, by name or number.
+    pub user: String,
+}
+
+/// An init, or a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// `boot`: the tree's init, at this path, with these arguments.
+    Init {
+        /// Path inside.
+        path: PathBuf,
+        /// Its arguments, without its name.
+        arguments: Vec<OsString>,
+    },
+    /// `run`: a command, looked up in PATH inside when it has no `/`.
+    Command {
+        /// It and its arguments; never empty.
+        argv: Vec<OsString>,
+        /// Who is PID 1.
+        first: First,
+    },
+}
+
+/// Who is PID 1 when a command runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// The command.
+    Command,
+    /// A stub init that reaps; the command is PID 2.
+    Stub,
+}
+
+/// What a machine's clocks start at (DESIGN §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clocks {
+    /// CLOCK_MONOTONIC.
+    pub monotonic: Wanted,
+    /// CLOCK_BOOTTIME.
+    pub boottime: Wanted,
+    /// Whether anything but the host's was asked for: then a host without time namespaces is refused.
+    pub need: ClockNeed,
+}
+
+/// Whether a machine needs a time namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockNeed {
+    /// Its clocks differ from the host's.
+    Namespace,
+    /// They do not: a host without time namespaces will do.
+    None,
+}
+
+/// A machine's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The host's.
+    Host,
+    /// Its own, with a loopback alone.
+    None,
+    /// Its own, with a link to the host.
+    Veth,
+}
+
+/// What of /sys and /proc/sys a machine can write to (SYSTEMD_NSPAWN_API_VFS_WRITABLE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiVfs {
+    /// Nothing.
+    ReadOnly,
+    /// /proc/sys/net.
+    Network,
+    /// All.
+    ReadWrite,
+}
+
+/// The unit that holds a machine where systemd is PID 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unit {
+    /// A scope of its own; without systemd the same names are directories.
+    Scope {
+        /// Its slice.
+        slice: String,
+        /// `NAME=VALUE` each.
+        properties: Vec<String>,
+    },
+    /// The one that osier was started in.
+    Keep,
+}
+
+/// Whether machined is told of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Register {
+    /// It must be.
+    Yes,
+    /// It is not.
+    No,
+    /// Where it is there.
+    Auto,
+}
+
+/// When the service manager is told READY=1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// As soon as the payload runs.
+    AtStart,
+    /// When the payload's init says so.
+    WhenPayloadSays,
+}
+
+/// What is known of the tree and of the caller when a spec is made.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The tree, absolute and canonical.
+    pub tree: PathBuf,
+    /// The name that follows from its path.
+    pub name: String,
+    /// `PRETTY_NAME` of its os-release.
+    pub os: Option<String>,
+    /// Its init; of interest to `boot` only.
+    pub init: Option<PathBuf>,
+    /// What its /etc/machine-id says.
+    pub machine_id: Option<MachineId>,
+    /// A random machine ID, for a tree that has none.
+    pub random_id: MachineId,
+    /// The caller's terminals.
+    pub terminals: Terminals,
+}
+
+impl MachineSpec {
+    /// Decides what the settings, the tree and the caller's terminal amount to; `facts.init` makes it a `boot`.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Usage`] with the origin of the setting that cannot be.
+    pub fn resolve(settings: &Settings, facts: &Facts) -> Result<Self> {
+        let boot = facts.init.is_some();
+        let name = resolve_name(settings, facts)?;
+        let network = resolve_network(&settings.network, boot)?;
+        Ok(Self {
+            id: parse_or(settings.uuid.as_ref(), || facts.machine_id.unwrap_or(facts.random_id))?,
+            hostname: settings.hostname.as_ref().map_or_else(|| Ok(name.to_string()), parse_hostname)?,
+            root: Root {
+                tree: facts.tree.clone(),
+                access: if settings.read_only.is_some() { Access::ReadOnly } else { Access::ReadWrite },
+                layer: if settings.ephemeral.is_some() { Layer::Scratch } else { Layer::Tree },
+                os: facts.os.clone(),
+            },
+            payload: resolve_payload(settings, facts)?,
+            clocks: resolve_clocks(settings, boot)?,
+            network,
+            console: resolve_console(settings.console.as_ref(), facts.terminals, boot)?,
+            mounts: mounts::resolve(settings)?,
+            capabilities: resolve_capabilities(settings, network)?,
+            api_vfs: match settings.api_vfs.as_ref().map(|setting| setting.text.as_str()) {
+                Some("ro") => ApiVfs::ReadOnly,
+                Some("rw") => ApiVfs::ReadWrite,
+                Some(_) => ApiVfs::Network,
+                None if network == Network::Host => ApiVfs::ReadOnly,
+                None => ApiVfs::Network,
+            },
+            unit: resolve_unit(settings)?,
+            register: match settings.register.as_ref().map(is_yes) {
+                Some(Some(true)) => Register::Yes,
+                Some(Some(false)) => Register::No,
+                _ => Register::Auto,
+            },
+            kill_signal: parse_or(settings.kill_signal.as_ref(), || {
+                if boot { Signal::realtime(3) } else { Signal::KILL }
+            })?,
+            ready: match settings.notify_ready.as_ref().and_then(is_yes) {
+                Some(true) => Ready::WhenPayloadSays,
+                _ => Ready::AtStart,
+            },
+            name,
+        })
+    }
+
+    /// `boot` or `run`: the verb that made it.
+    pub fn verb(&self) -> &'static str {
+        match self.payload.program {
+            Program::Init { .. } => "boot",
+            Program::Command { .. } => "run",
+        }
+    }
+}
+
+/// systemd's words for yes and no (man 7 systemd.syntax); anything else is none of them.
+fn is_yes(setting: &Setting) -> Option<bool> {
+    match setting.text.as_str() {
+        "yes" | "true" | "on" | "1" | "y" | "t" => Some(true),
+        "no" | "false" | "off" | "0" | "n" | "f" => Some(false),
+        _ => None,
+    }
+}
+
+fn parse_or<T>(setting: Option<&Setting>, default: impl FnOnce() -> T) -> Result<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    setting.map_or_else(
+        || Ok(default()),
+        |setting| setting.text.parse().map_err(|reason| setting.refuse(reason)),
+    )
+}
+
+fn resolve_name(settings: &Settings, facts: &Facts) -> Result<MachineName> {
+    if let Some(setting) = &settings.machine {
+        return setting.text.parse().map_err(|reason| setting.refuse(reason));
+    }
+    MachineName::from_path(Path::new(&facts.name)).map_err(|reason| {
+        Error::usage(format!("cannot name a machine after '{}'", facts.name))
+            .because(reason)
+            .hint("give it a name with --machine=NAME")
+    })
+}
+
+fn parse_hostname(setting: &Setting) -> Result<String> {
+    let name: MachineName = setting.text.parse().map_err(|reason| setting.refuse(reason))?;
+    Ok(name.to_string())
+}
+
+fn resolve_payload(settings: &Settings, facts: &Facts) -> Result<Payload> {
+    let program = match (&facts.init, settings.arguments.as_slice()) {
+        (Some(path), arguments) => Program::Init { path: path.clone(), arguments: arguments.to_vec() },
+        (None, []) => return Err(Error::usage("cannot run nothing").hint("give a command after --")),
+        (None, argv) => Program::Command {
+            argv: argv.to_vec(),
+            first: if settings.process_two.is_some() { First::Stub } else { First::Command },
+        },
+    };
+    let mut environment = Vec::new();
+    for setting in &settings.setenv {
+        let (name, value) = match setting.text.split_once('=') {
+            Some((name, value)) => (name, Some(OsString::from(value))),
+            None => (setting.text.as_str(), std::env::var_os(&setting.text)),
+        };
+        let valid = |(at, byte): (usize, u8)| {
+            byte == b'_' || byte.is_ascii_alphabetic() || at > 0 && byte.is_ascii_digit()
+        };
+        if name.is_empty() || !name.bytes().enumerate().all(valid) {
+            return Err(setting.refuse("not the name of an environment variable"));
+        }
+        environment.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    Ok(Payload {
+        program,
+        environment,
+        directory: settings.chdir.as_ref().map(mounts::parse_inside).transpose()?,
+        user: settings.uid.as_ref().map_or_else(|| "root".to_owned(), |setting| setting.text.clone()),
+    })
+}
+
+fn resolve_clocks(settings: &Settings, boot: bool) -> Result<Clocks> {
+    let start = match (&settings.clock, &settings.uptime) {
+        (Some(clock), Some(uptime)) if clock.text == "host" => {
+            return Err(uptime.refuse(format!("{}=host leaves the clocks as they are", clock.origin)));
+        }
+        (_, Some(uptime)) => match duration::parse(&uptime.text) {
+            Ok(value) => Wanted::At(value),
+            Err(reason) => return Err(uptime.refuse(reason)),
+        },
+        (Some(clock), None) if clock.text == "host" => Wanted::Host,
+        (Some(_), None) => Wanted::At(0),
+        (None, None) if boot => Wanted::At(0),
+        (None, None) => Wanted::Host,
+    };
+    let offset = |setting: &Option<Setting>| match setting {
+        Some(setting) => {
+            duration::parse(&setting.text).map(Wanted::Offset).map_err(|reason| setting.refuse(reason))
+        }
+        None => Ok(start),
+    };
+    let (monotonic, boottime) = (offset(&settings.clock_monotonic)?, offset(&settings.clock_boottime)?);
+    let need = if monotonic == Wanted::Host && boottime == Wanted::Host {
+        ClockNeed::None
+    } else {
+        ClockNeed::Namespace
+    };
+    Ok(Clocks { monotonic, boottime, need })
+}
+
+fn resolve_network(settings: &[Setting], boot: bool) -> Result<Network> {
+    let mut chosen: Option<(&Setting, Network)> = None;
+    for setting in settings {
+        let network = match setting.text.as_str() {
+            "host" => Network::Host,
+            "none" => Network::None,
+            _ => Network::Veth,
+        };
+        chosen = match chosen {
+            // --private-network is what --network-veth implies (man 1 systemd-nspawn): together they are no contradiction.
+            Some((_, Network::Veth)) if network == Network::None => chosen,
+            Some((before, other))
+                if other != network && !(other == Network::None && network == Network::Veth) =>
+            {
+                return Err(setting.refuse(format!("contradicts {}={}", before.origin, before.text)));
+            }
+            _ => Some((setting, network)),
+        };
+    }
+    Ok(chosen.map_or(if boot { Network::Veth } else { Network::Host }, |(_, network)| network))
+}
+
+fn resolve_console(setting: Option<&Setting>, terminals: Terminals, boot: bool) -> Result<Mode> {
+    let asked = match setting {
+        Some(setting) => setting.text.parse().map_err(|reason| setting.refuse(reason))?,
+        None if boot => Asked::BootDefault,
+        None => Asked::RunDefault,
+    };
+    Ok(Mode::resolve(asked, terminals))
+}
+
+fn resolve_capabilities(settings: &Settings, network: Network) -> Result<caps::Set> {
+    let mut set = caps::Set::nspawn_default();
+    if network != Network::Host {
+        set = set.with_net_admin();
+    }
+    for setting in &settings.capability {
+        set = set.add(caps::Set::parse(&setting.text).map_err(|reason| setting.refuse(reason))?);
+    }
+    for setting in &settings.drop_capability {
+        set = set.remove(caps::Set::parse(&setting.text).map_err(|reason| setting.refuse(reason))?);
+    }
+    Ok(set)
+}
+
+fn resolve_unit(settings: &Settings) -> Result<Unit> {
+    let Some(keep) = &settings.keep_unit else {
+        return Ok(Unit::Scope {
+            slice: settings.slice.as_ref().map_or_else(|| Ok("machine.slice".to_owned()), parse_slice)?,
+            properties: settings.property.iter().map(|setting| setting.text.clone()).collect(),
+        });
+    };
+    match settings.slice.iter().chain(&settings.property).next() {
+        Some(setting) => {
+            Err(setting
+                .refuse(format!("is for a scope of the machine's own, which {} rules out", keep.origin)))
+        }
+        None => Ok(Unit::Keep),
+    }
+}
+
+fn parse_slice(setting: &Setting) -> Result<String> {
+    let text = setting.text.as_str();
+    let name = text.strip_suffix(".slice").unwrap_or(text);
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.\\:".contains(&byte);
+    let parts_are_named = name.split('-').all(|part| !part.is_empty()) || name == "-";
+    if name.is_empty()
+        || name.len() > 200
+        || !name.bytes().all(valid)
+        || name.starts_with('.')
+        || !parts_are_named
+    {
+        return Err(setting.refuse("not the name of a slice, such as machine.slice or machine-web.slice"));
+    }
+    Ok(format!("{name}.slice"))
+}

@@ -1,3 +1,14 @@
-//! A machine being alive.
+//! A machine being alive: its name and tree held ([`tenure`]), one boot of it ([`running`]), the loop that serves it
+//! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), and what other commands read about it ([`record`]).
 
+pub mod attachment;
 pub mod record;
+pub mod running;
+pub mod state;
+pub mod supervise;
+pub mod tenure;
+
+pub use attachment::Attachment;
+pub use running::{CgroupGuard, Leader, Running};
+pub use supervise::{Manner, Signals, supervise};
+pub use tenure::{Machined, Tenure};

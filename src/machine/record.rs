@@ -1,13 +1,38 @@
 //! The record: the file under /run/osier/machines that tells other osier commands about a machine.
 //!
-//! `NAME.json` exists from the moment the leader runs until the machine is gone. Its supervisor holds an exclusive
-//! flock(2) on it; a record without a lock belongs to a supervisor that is dead and describes what the next boot (or
-//! `check`) has to clean up. Writers replace the file by rename(2); the new file is locked before it gets the name.
+//! `NAME.json` exists from the moment the name is taken (empty until the leader runs) until the machine is gone. Its
+//! supervisor holds two open file description locks on it (man 2 F_OFD_SETLK): on [`NAME_BYTE`], "the name is mine", and on
+//! [`RECORD_BYTE`], "what stands in this very file is mine". So a file whose name is locked and whose record is not was
+//! left by a dead supervisor and is being taken over; with neither lock it describes what the next boot has to clean up.
+//!
+//! Locks of this kind because F_OFD_GETLK asks without taking: a reader can never make a claim fail, as a shared flock(2)
+//! of its would. They are shared with forked children until these close the descriptor: it is close-on-exec, and a child
+//! that never calls execve(2) (a stub init) has to close it, or the name stays taken while that child lives.
+//!
+//! Writers replace the file by rename(2); the new file is locked before it gets the name. Whoever opens the file just
+//! before sees that its link count is zero and opens again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Where records are.
+pub const DIRECTORY: &str = "/run/osier/machines";
+
+/// The byte of the file whose lock says who has the name.
+const NAME_BYTE: i64 = 0;
+/// The byte of the file whose lock says that its writer lives.
+const RECORD_BYTE: i64 = 1;
+/// How often an open is repeated that met a file just replaced; each round takes another writer's rename.
+const ROUNDS: u32 = 100;
 
 /// Everything that other commands may know about a machine. Also what `osier show NAME --json` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,4 +83,461 @@ pub struct Clocks {
 impl Record {
     /// The layout described here.
     pub const VERSION: u32 = 1;
+}
+
+/// The directory of records.
+#[derive(Debug, Clone)]
+pub struct Store {
+    directory: PathBuf,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::at(DIRECTORY)
+    }
+}
+
+impl Store {
+    /// The records in `directory`; [`DIRECTORY`] but in tests.
+    pub fn at(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// Takes `name` for a machine of this process. Atomic: of two at once one gets it.
+    ///
+    /// # Errors
+    /// [`Kind::InUse`] while a living supervisor has the name; what open(2) and mkdir(2) give otherwise.
+    pub fn claim(&self, name: &str) -> Result<Claim> {
+        let Some(path) = self.path(name) else {
+            return Err(Error::usage(format!("'{name}' is not a machine name")));
+        };
+        self.make_directory().context(|| format!("cannot make {}", self.directory.display()))?;
+        let file = match take(&path).context(|| format!("cannot take {}", path.display()))? {
+            Taken::Mine(file) => file,
+            Taken::Others => return Err(in_use(name, self.read(name).as_ref())),
+        };
+        let leftover = content(&file);
+        let owner = std::process::id();
+        let claim = Claim { path, file, leftover, owner };
+        // Of a writer that died between open and rename.
+        remove_if_there(&claim.replacement()).context(|| "cannot clear a dead machine's record")?;
+        Ok(claim)
+    }
+
+    /// The record of a living machine.
+    pub fn read(&self, name: &str) -> Option<Record> {
+        self.look(name).filter(|(_, state)| *state == State::Living).map(|(record, _)| record)
+    }
+
+    /// The records of all living machines, by name.
+    ///
+    /// # Errors
+    /// What opendir(3) gives; a directory that is not there holds no machine.
+    pub fn list(&self) -> Result<Vec<Record>> {
+        self.all(State::Living)
+    }
+
+    /// The records that dead supervisors left and nobody is taking over, by name.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub fn dead(&self) -> Result<Vec<Record>> {
+        self.all(State::Dead)
+    }
+
+    fn all(&self, wanted: State) -> Result<Vec<Record>> {
+        let names = self.names().context(|| format!("cannot list {}", self.directory.display()))?;
+        let found = names.iter().filter_map(|name| self.look(name));
+        Ok(found.filter(|(_, state)| *state == wanted).map(|(record, _)| record).collect())
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let file = entry?.file_name();
+            let name = file.to_str().and_then(|file| file.strip_suffix(".json"));
+            names.extend(name.filter(|name| !name.starts_with('.')).map(str::to_owned));
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn look(&self, name: &str) -> Option<(Record, State)> {
+        let path = self.path(name)?;
+        for _ in 0..ROUNDS {
+            let file = File::open(&path).ok()?;
+            let state = state(&file).ok()?;
+            let record = content(&file);
+            // Replaced or removed meanwhile: its lock may have gone with the old file.
+            if file.metadata().ok()?.nlink() > 0 {
+                return record.map(|record| (record, state));
+            }
+        }
+        None
+    }
+
+    /// No path for what would leave the directory or hide in it.
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        let plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0']);
+        plain.then(|| self.directory.join(format!("{name}.json")))
+    }
+
+    /// World-readable whatever the umask is: `osier list` needs no root.
+    fn make_directory(&self) -> io::Result<()> {
+        for directory in [self.directory.parent(), Some(self.directory.as_path())].into_iter().flatten() {
+            match fs::create_dir(directory) {
+                Ok(()) => fs::set_permissions(directory, Permissions::from_mode(0o755))?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A machine's name, taken: nobody else can take it until this is closed or the process ends.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    file: File,
+    leftover: Option<Record>,
+    /// Forked children have a copy of this and must not remove the file when they drop it.
+    owner: u32,
+}
+
+impl Claim {
+    /// What a dead supervisor of a machine of this name wrote: what it names may still be there, for the caller to clean
+    /// up. It stays in the file until the first [`Claim::write`].
+    pub fn leftover(&self) -> Option<&Record> {
+        self.leftover.as_ref()
+    }
+
+    /// Makes `record` what other commands see. They see the old one or the new one, never half of one.
+    ///
+    /// # Errors
+    /// What open(2), write(2) and rename(2) give, such as `ENOSPC` when /run is full.
+    pub fn write(&mut self, record: &Record) -> Result<()> {
+        let replacement = self.replacement();
+        let written = write_locked(&replacement, record).and_then(|file| {
+            fs::rename(&replacement, &self.path)?;
+            Ok(file)
+        });
+        match written {
+            Ok(file) => {
+                // The old file's locks go only now, when it has no name any more.
+                self.file = file;
+                self.leftover = None;
+                Ok(())
+            }
+            Err(error) => {
+                // Already failing; a file that could not be made needs no removal.
+                let _ = fs::remove_file(&replacement);
+                Err(Error::io(format!("cannot write {}", self.path.display()), &error))
+            }
+        }
+    }
+
+    /// Removes the record and gives the name back.
+    ///
+    /// # Errors
+    /// What unlink(2) gives.
+    pub fn close(mut self) -> Result<()> {
+        let removed = self.remove().context(|| format!("cannot remove {}", self.path.display()));
+        self.owner = 0;
+        removed
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        if self.owner == std::process::id() && is_at(&self.file, &self.path)? {
+            fs::remove_file(&self.path)?;
+        }
+        Ok(())
+    }
+
+    fn replacement(&self) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        self.path.with_file_name(format!(".{name}.new"))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Nobody to tell: `close` is the way that reports.
+        let _ = self.remove();
+    }
+}
+
+enum Taken {
+    Mine(File),
+    Others,
+}
+
+/// Opens and locks the file that has the name when this returns.
+fn take(path: &Path) -> io::Result<Taken> {
+    for _ in 0..ROUNDS {
+        let file = open(OpenOptions::new().create(true), path)?;
+        match lock(&file, NAME_BYTE, 1) {
+            Ok(()) if is_at(&file, path)? => {
+                file.set_permissions(Permissions::from_mode(0o644))?;
+                return Ok(Taken::Mine(file));
+            }
+            // Its owner removed or replaced it between open and lock.
+            Ok(()) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Taken::Others),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Taken::Others)
+}
+
+fn write_locked(path: &Path, record: &Record) -> io::Result<File> {
+    remove_if_there(path)?;
+    let mut file = open(OpenOptions::new().create_new(true), path)?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    lock(&file, NAME_BYTE, 2)?;
+    let mut text = serde_json::to_vec_pretty(record)?;
+    text.push(b'\n');
+    file.write_all(&text)?;
+    Ok(file)
+}
+
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.read(true).write(true).mode(0o644).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `path` names this very file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The record in a file; none in one that is claimed only, or that another version wrote in another layout.
+fn content(mut file: &File) -> Option<Record> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its writer lives.
+    Living,
+    /// Its writer is dead and a new owner of the name is about to clean up.
+    TakenOver,
+    /// Its writer is dead.
+    Dead,
+}
+
+fn state(file: &File) -> io::Result<State> {
+    Ok(match (is_locked(file, RECORD_BYTE)?, is_locked(file, NAME_BYTE)?) {
+        (true, _) => State::Living,
+        (false, true) => State::TakenOver,
+        (false, false) => State::Dead,
+    })
+}
+
+fn lock(file: &File, start: i64, length: i64) -> std::result::Result<(), Errno> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_WRLCK, start, length))).map(drop)
+}
+
+fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
+    let mut found = range(libc::F_RDLCK, byte, 1);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+    Ok(i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+fn range(kind: i32, start: i64, length: i64) -> libc::flock {
+    // l_pid has to be zero for locks of an open file description. The constants are small: the casts lose nothing.
+    libc::flock {
+        l_type: kind as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: start,
+        l_len: length,
+        l_pid: 0,
+    }
+}
+
+fn in_use(name: &str, known: Option<&Record>) -> Error {
+    let error = Error::new(Kind::InUse, format!("the name '{name}' is in use"));
+    match known {
+        Some(record) => error
+            .because(format!(
+                "a machine runs from {}, supervised by process {}",
+                record.root.display(),
+                record.supervisor
+            ))
+            .hint("give this one another name with --machine=NAME"),
+        None => error.because("a machine of that name is being started or cleaned up"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(test: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("osier-record-{test}-{}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+
+        fn store(&self) -> Store {
+            Store::at(self.0.join("machines"))
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn record(name: &str, leader: u32) -> Record {
+        Record {
+            version: Record::VERSION,
+            name: name.to_owned(),
+            id: "0".repeat(32),
+            class: "container".to_owned(),
+            verb: "boot".to_owned(),
+            leader,
+            supervisor: std::process::id(),
+            root: PathBuf::from("/var/lib/machines/web"),
+            os: None,
+            unit: None,
+            registered: false,
+            cgroup: None,
+            namespaces: BTreeMap::new(),
+            clocks: Clocks { monotonic_offset_ns: -1, boottime_offset_ns: 1 },
+            links: Vec::new(),
+            started: 0,
+        }
+    }
+
+    /// What a supervisor leaves that dies without its guards: the file without its locks.
+    fn die(claim: Claim) {
+        let claim = std::mem::ManuallyDrop::new(claim);
+        let copy = claim.file.as_fd().try_clone_to_owned().unwrap();
+        // Unlocking through a duplicate unlocks the description that both share.
+        fcntl(copy, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, 0, 2))).unwrap();
+    }
+
+    #[test]
+    fn a_name_is_taken_once_and_given_back() {
+        let directory = Directory::new("once");
+        let store = directory.store();
+        let mut claim = store.claim("web").unwrap();
+        let refused = store.claim("web").unwrap_err();
+        assert_eq!(refused.kind(), Kind::InUse);
+        assert!(store.list().unwrap().is_empty(), "claimed is not running");
+        claim.write(&record("web", 7)).unwrap();
+        let refused = store.claim("web").unwrap_err().to_string();
+        assert!(refused.contains("/var/lib/machines/web"), "{refused}");
+        assert_eq!(store.read("web"), Some(record("web", 7)));
+        claim.write(&record("web", 8)).unwrap();
+        assert_eq!(store.list().unwrap(), [record("web", 8)]);
+        claim.close().unwrap();
+        assert_eq!(store.read("web"), None);
+        assert_eq!(fs::read_dir(&store.directory).unwrap().count(), 0, "nothing is left");
+        drop(store.claim("web").unwrap());
+        assert_eq!(fs::read_dir(&store.directory).unwrap().count(), 0, "nor by a drop");
+    }
+
+    #[test]
+    fn a_dead_machines_record_goes_to_the_next_owner_and_never_reads_as_living() {
+        let directory = Directory::new("dead");
+        let store = directory.store();
+        let mut claim = store.claim("web").unwrap();
+        claim.write(&record("web", 7)).unwrap();
+        fs::write(claim.replacement(), "half").unwrap();
+        die(claim);
+        assert_eq!(store.read("web"), None);
+        assert_eq!(store.dead().unwrap(), [record("web", 7)]);
+        let mut next = store.claim("web").unwrap();
+        assert_eq!(next.leftover(), Some(&record("web", 7)));
+        assert_eq!(store.read("web"), None, "being taken over");
+        assert!(store.dead().unwrap().is_empty(), "nobody else cleans up meanwhile");
+        next.write(&record("web", 9)).unwrap();
+        assert_eq!(next.leftover(), None);
+        assert_eq!(store.read("web"), Some(record("web", 9)));
+        next.close().unwrap();
+        assert_eq!(fs::read_dir(&store.directory).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn no_name_leaves_the_directory() {
+        let directory = Directory::new("names");
+        let store = directory.store();
+        for name in ["", ".", "..", "../web", "a/b", ".web"] {
+            assert_eq!(store.claim(name).unwrap_err().kind(), Kind::Usage, "{name:?}");
+            assert_eq!(store.read(name), None);
+        }
+    }
+
+    #[test]
+    fn readers_see_a_machine_at_every_moment_and_never_stop_a_writer() {
+        let directory = Directory::new("race");
+        let store = directory.store();
+        let mut claim = store.claim("web").unwrap();
+        claim.write(&record("web", 1)).unwrap();
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let store = store.clone();
+                std::thread::spawn(move || (0..2000).filter(|_| store.read("web").is_none()).count())
+            })
+            .collect();
+        for leader in 0..2000 {
+            claim.write(&record("web", leader)).unwrap();
+        }
+        let missed: usize = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        assert_eq!(missed, 0);
+        claim.close().unwrap();
+        let writer = {
+            let store = store.clone();
+            std::thread::spawn(move || (0..500).filter(|_| store.claim("web").is_err()).count())
+        };
+        for _ in 0..2000 {
+            store.read("web");
+        }
+        assert_eq!(writer.join().unwrap(), 0, "a reader made a claim fail");
+    }
+
+    #[test]
+    fn of_many_at_once_one_has_the_name() {
+        let directory = Directory::new("many");
+        let store = directory.store();
+        let inside = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for leader in 0..500 {
+                        let Ok(mut claim) = store.claim("web") else { continue };
+                        assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        claim.write(&record("web", leader)).unwrap();
+                        inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        claim.close().unwrap();
+                    }
+                });
+            }
+        });
+    }
 }

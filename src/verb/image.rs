@@ -1,3 +1,15 @@
+//! Being written.
+
+use crate::cli::Image;
+use crate::error::{Error, Kind, Result};
+
+/// `osier image …`.
+///
+/// # Errors
+/// Whatever keeps the image from being made.
+pub fn execute(options: &Image) -> Result<()> {
+    let Image::Build(build) = options;
+    Err(Error::new(Kind::Failed, format!("cannot build '{}' yet", build.recipe.display())))
 //! `osier image build`: a recipe becomes a tree, with a display of how far it is.
 
 use std::io::{IsTerminal, Write};

@@ -1,3 +1,128 @@
+//! The verbs: one file each. A verb looks at its own options, calls down, and formats what comes back.
+
+mod age;
+pub mod boot;
+pub mod check;
+pub mod completions;
+pub mod image;
+pub mod list;
+pub mod run;
+pub mod show;
+pub mod status;
+pub mod stop;
+mod table;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::cli::Verb;
+use crate::error::{Error, Kind, Result};
+use crate::exit;
+use crate::machine::record::{Record, Store};
+
+/// What osier calls itself towards machined and in lists.
+const SERVICE: &str = "osier";
+
+/// Runs a verb and gives the exit code to leave with.
+///
+/// # Errors
+/// What the operator is to read; [`exit_code`] says what to leave with then.
+pub fn execute(verb: &Verb) -> Result<u8> {
+    match verb {
+        Verb::Boot(options) => return boot::execute(options),
+        Verb::Run(options) => return run::execute(options),
+        Verb::List(options) => list::execute(options, &Store::default()),
+        Verb::Status(options) => status::execute(options, &Store::default()),
+        Verb::Show(options) => show::execute(options, &Store::default()),
+        Verb::Terminate(options) => stop::terminate(options, &Store::default()),
+        Verb::Check(options) => return check::execute(options),
+        Verb::Image(options) => image::execute(options),
+        Verb::Completions(options) => completions::execute(options),
+    }?;
+    Ok(0)
+}
+
+/// The exit code of a verb that failed (DESIGN §7).
+pub fn exit_code(verb: &Verb, kind: Kind) -> u8 {
+    let relays = matches!(verb, Verb::Boot(_) | Verb::Run(_));
+    match kind {
+        Kind::Usage => exit::USAGE,
+        Kind::CannotExecute if relays => exit::CANNOT_EXECUTE,
+        Kind::CommandNotFound if relays => exit::NOT_FOUND,
+        _ if relays => exit::OWN_FAILURE,
+        _ => 1,
+    }
+}
+
+/// Writes to standard output. A reader that has seen enough (`osier list | head -1`) is no failure.
+fn print(text: &str) -> Result<()> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::io("cannot write to standard output", &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A value as indented JSON with a line's end.
+fn json(value: &impl Serialize) -> Result<String> {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => Ok(text + "\n"),
+        Err(error) => Err(Error::new(Kind::Failed, "cannot write JSON").because(error)),
+    }
+}
+
+/// The records of all machines named; all of them run, or it is an error.
+fn running(store: &Store, names: &[String]) -> Result<Vec<Record>> {
+    names.iter().map(|name| store.read(name).ok_or_else(|| unknown(store, name))).collect()
+}
+
+fn unknown(store: &Store, name: &str) -> Error {
+    let error = Error::new(Kind::NotFound, format!("no machine '{name}' is running"));
+    let names: Vec<_> = store.list().unwrap_or_default().into_iter().map(|record| record.name).collect();
+    match closest(name, &names) {
+        Some(close) => error.hint(format!("did you mean '{close}'?")),
+        None => error.hint("see `osier list`"),
+    }
+}
+
+/// The name that a mistyped one was probably meant to be: at most a third of it differs.
+fn closest<'a>(name: &str, names: &'a [String]) -> Option<&'a str> {
+    let slips = (name.chars().count() / 3).max(1);
+    let measured = names.iter().map(|other| (strsim::osa_distance(name, other), other.as_str()));
+    measured.filter(|(distance, _)| *distance <= slips).min().map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn exit_codes_are_those_of_the_design() {
+        let verb = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap().verb;
+        let (run, list) = (verb("osier run /t -- x"), verb("osier list"));
+        let codes = |verb: &Verb| {
+            [Kind::Usage, Kind::Failed, Kind::InUse, Kind::CannotExecute, Kind::CommandNotFound]
+                .map(|kind| exit_code(verb, kind))
+        };
+        assert_eq!(codes(&run), [2, 125, 125, 126, 127]);
+        assert_eq!(codes(&verb("osier boot web")), [2, 125, 125, 126, 127]);
+        assert_eq!(codes(&list), [2, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_slip_of_the_finger_finds_its_name() {
+        let names = ["web", "database", "build-1"].map(str::to_owned);
+        assert_eq!(closest("wbe", &names), Some("web"));
+        assert_eq!(closest("databse", &names), Some("database"));
+        assert_eq!(closest("mail", &names), None);
+    }
+}
 //! Being written.
 
 pub mod image;

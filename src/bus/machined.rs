@@ -1,0 +1,191 @@
+//! systemd-machined: the directory of machines that machinectl shows (man 5 org.freedesktop.machine1).
+//!
+//! The public functions are for short-lived verbs: each opens the bus for itself, in this process, and zbus starts threads.
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use zbus::blocking::Connection;
+use zbus::zvariant::{Fd, OwnedObjectPath, OwnedValue, Value};
+
+use super::call::{Failure, Object, arguments, call, open};
+use super::{BusError, Registration};
+
+const DESTINATION: &str = "org.freedesktop.machine1";
+/// The manager object.
+const MANAGER: Object<'static> = Object {
+    destination: DESTINATION,
+    path: "/org/freedesktop/machine1",
+    interface: "org.freedesktop.machine1.Manager",
+};
+/// Who registers: what machinectl shows as SERVICE.
+const SERVICE: &str = "osier";
+/// What it registers.
+const CLASS: &str = "container";
+
+/// A machine as machined knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name; `.host` is the host itself.
+    pub name: String,
+    /// `container`, `vm` or `host`.
+    pub class: String,
+    /// Who registered it: `osier`, `systemd-nspawn`, `libvirt-lxc`…
+    pub service: String,
+    /// Host pid of its leader.
+    pub leader: u32,
+    /// The unit that holds it.
+    pub unit: String,
+    /// The tree that it runs from, where it was told.
+    pub root: Option<PathBuf>,
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// The leader alone.
+    Leader,
+    /// All of the machine.
+    All,
+}
+
+fn no_machined(failure: Failure) -> BusError {
+    if failure.is_absent() { BusError::NoMachined(failure.text()) } else { failure.into() }
+}
+
+fn find(bus: &Connection, name: &str) -> Result<Option<OwnedObjectPath>, BusError> {
+    match call(bus, MANAGER, "GetMachine", &name).and_then(|answer| arguments(&answer, "GetMachine")) {
+        Ok(path) => Ok(Some(path)),
+        Err(failure) if failure.is(&["NoSuchMachine"]) => Ok(None),
+        Err(failure) => Err(no_machined(failure)),
+    }
+}
+
+/// Fails with [`BusError::NameTaken`] when machined knows the name.
+pub(super) fn claim(bus: &Connection, name: &str) -> Result<(), BusError> {
+    match find(bus, name)? {
+        None => Ok(()),
+        Some(_) => Err(BusError::NameTaken(format!("machine '{name}'"))),
+    }
+}
+
+/// Registers a machine, by `RegisterMachineEx` where machined knows it (systemd ≥ 258), which takes the pidfd.
+pub(super) fn register(
+    bus: &Connection,
+    machine: &Registration,
+    leader: BorrowedFd<'_>,
+) -> Result<(), BusError> {
+    let root = machine.root.to_str().unwrap_or_default();
+    let properties = vec![
+        ("Id", Value::from(machine.id.to_vec())),
+        ("Service", Value::from(SERVICE)),
+        ("Class", Value::from(CLASS)),
+        ("LeaderPIDFD", Value::from(Fd::from(leader))),
+        ("RootDirectory", Value::from(root)),
+        ("NetworkInterfaces", Value::from(machine.ifindices.clone())),
+    ];
+    let registered =
+        call(bus, MANAGER, "RegisterMachineEx", &(&machine.name, properties)).or_else(|failure| {
+            if !failure.is(&["UnknownMethod"]) {
+                return Err(failure);
+            }
+            let arguments = (
+                &machine.name,
+                machine.id.as_slice(),
+                SERVICE,
+                CLASS,
+                machine.leader,
+                root,
+                machine.ifindices.as_slice(),
+            );
+            call(bus, MANAGER, "RegisterMachineWithNetwork", &arguments)
+        });
+    match registered {
+        Ok(_) => Ok(()),
+        Err(failure) if failure.is(&["MachineExists"]) => {
+            Err(BusError::NameTaken(format!("machine '{}'", machine.name)))
+        }
+        Err(failure) => Err(no_machined(failure)),
+    }
+}
+
+/// Makes machined forget a machine; not to know it is success.
+pub(super) fn unregister(bus: &Connection, name: &str) -> Result<(), BusError> {
+    match call(bus, MANAGER, "UnregisterMachine", &name) {
+        Ok(_) => Ok(()),
+        // machined is started by the bus; without one there is no registration either.
+        Err(failure) if failure.is(&["NoSuchMachine"]) || failure.is_absent() => Ok(()),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// All machines, `.host` among them.
+///
+/// # Errors
+/// [`BusError::NoBus`], [`BusError::NoMachined`], and what machined says.
+pub fn list() -> Result<Vec<Machine>, BusError> {
+    let bus = open()?;
+    let answer = call(&bus, MANAGER, "ListMachines", &()).map_err(no_machined)?;
+    let entries: Vec<(String, String, String, OwnedObjectPath)> = arguments(&answer, "ListMachines")?;
+    let mut machines = Vec::new();
+    for (_, _, _, path) in entries {
+        // One that ended since the list was made is left out.
+        machines.extend(read(&bus, &path)?);
+    }
+    machines.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(machines)
+}
+
+/// One machine; `None` when machined does not know the name.
+///
+/// # Errors
+/// As [`list`].
+pub fn get(name: &str) -> Result<Option<Machine>, BusError> {
+    let bus = open()?;
+    match find(&bus, name)? {
+        Some(path) => read(&bus, &path),
+        None => Ok(None),
+    }
+}
+
+fn read(bus: &Connection, path: &OwnedObjectPath) -> Result<Option<Machine>, BusError> {
+    let object = Object {
+        destination: DESTINATION,
+        path: path.as_str(),
+        interface: "org.freedesktop.DBus.Properties",
+    };
+    let answer = match call(bus, object, "GetAll", &"org.freedesktop.machine1.Machine") {
+        Ok(answer) => answer,
+        Err(failure) if failure.is(&["NoSuchMachine", "UnknownObject"]) => return Ok(None),
+        Err(failure) => return Err(no_machined(failure)),
+    };
+    let mut properties: HashMap<String, OwnedValue> = arguments(&answer, "GetAll")?;
+    let mut text = |name: &str| -> String {
+        properties.remove(name).and_then(|value| String::try_from(value).ok()).unwrap_or_default()
+    };
+    let (name, class, service, unit) = (text("Name"), text("Class"), text("Service"), text("Unit"));
+    let root = Some(text("RootDirectory")).filter(|root| !root.is_empty()).map(PathBuf::from);
+    let leader = properties.remove("Leader").and_then(|value| u32::try_from(value).ok()).unwrap_or_default();
+    Ok(Some(Machine { name, class, service, leader, unit, root }))
+}
+
+/// Ends a machine at once: machined stops its unit.
+///
+/// # Errors
+/// As [`list`]; [`BusError::Refused`] with `NoSuchMachine` for a name that machined does not know.
+pub fn terminate(name: &str) -> Result<(), BusError> {
+    call(&open()?, MANAGER, "TerminateMachine", &name).map(drop).map_err(no_machined)
+}
+
+/// Sends a signal.
+///
+/// # Errors
+/// As [`terminate`].
+pub fn kill(name: &str, whom: Whom, signal: i32) -> Result<(), BusError> {
+    let whom = match whom {
+        Whom::Leader => "leader",
+        Whom::All => "all",
+    };
+    call(&open()?, MANAGER, "KillMachine", &(name, whom, signal)).map(drop).map_err(no_machined)
+}

@@ -1,0 +1,349 @@
+//! The handshake between the supervisor and the leader: every message, and both ends' states, on this page.
+//!
+//! ```text
+//! supervisor                               outer, then leader
+//! Forked    ◀─Cloned{pid; pidfd}──         the outer, which then exits
+//! Cloned    ──IdsMapped──▶                 Born
+//! Mapped    ◀─NetnsReady──                 Mapped
+//! Networked ──Placed─────▶                 Isolated     link made, scope made, registered with machined, cgroup delegated
+//! Placed    ◀─Ready{console, notify}──     Confined     mounts done, console made, capabilities limited
+//! Ready     ──Go─────────▶                 Waiting
+//! Running   ◀─end of file──                execve closed the socket; or Failed{…}, at any time before
+//! ```
+//!
+//! Each state owns the socket and gives the next state, so a barrier that is skipped or doubled does not compile. A step
+//! that fails sends [`Failure`], which the supervisor says in words; a peer that dies is an end of file at the wrong time.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, reason};
+use crate::wire::Wire;
+
+/// From the outer and the leader.
+#[derive(Debug, Serialize, Deserialize)]
+enum FromInside {
+    /// The leader is there; with its pidfd.
+    Cloned {
+        /// In the host's pid namespace.
+        pid: u32,
+    },
+    /// The leader's network namespace can be given links.
+    NetnsReady,
+    /// All is set up; with the descriptors said here, in this order.
+    Ready {
+        /// The master of the console's pty.
+        console: bool,
+        /// The socket on which the payload's init reports.
+        notify: bool,
+    },
+    /// A step failed; nothing comes after it.
+    Failed(Failure),
+}
+
+/// From the supervisor to the leader.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+enum ToLeader {
+    /// The user namespace has its maps.
+    IdsMapped,
+    /// Links, unit, registration and cgroup are made.
+    Placed,
+    /// Execute.
+    Go,
+}
+
+/// A step that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What could not be done, with its object: `mount proc on /proc`.
+    pub step: String,
+    /// Why: an errno, or words where there is none.
+    pub cause: Cause,
+    /// What sort of step it was.
+    pub phase: Phase,
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// The kernel's errno.
+    Errno(i32),
+    /// In words.
+    Words(String),
+}
+
+/// What sort of step failed: decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Setting up.
+    SetUp,
+    /// Executing the payload: 126 or 127.
+    Execute,
+}
+
+impl Failure {
+    /// A step of setting up that failed with `error`.
+    pub fn set_up(step: impl fmt::Display, error: &io::Error) -> Self {
+        Self { step: step.to_string(), cause: Cause::of(error), phase: Phase::SetUp }
+    }
+
+    /// Executing `program` failed with `error`.
+    pub fn execute(program: impl fmt::Display, error: &io::Error) -> Self {
+        Self { step: format!("execute '{program}'"), cause: Cause::of(error), phase: Phase::Execute }
+    }
+}
+
+impl Cause {
+    fn of(error: &io::Error) -> Self {
+        error.raw_os_error().map_or_else(|| Self::Words(reason(error)), Self::Errno)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let cause = match &failure.cause {
+            Cause::Errno(errno) => reason(&io::Error::from_raw_os_error(*errno)),
+            Cause::Words(words) => words.clone(),
+        };
+        let kind = match (failure.phase, &failure.cause) {
+            (Phase::SetUp, _) => Kind::Failed,
+            (Phase::Execute, Cause::Errno(libc::ENOENT | libc::ENOTDIR)) => Kind::CommandNotFound,
+            (Phase::Execute, _) => Kind::CannotExecute,
+        };
+        let error = Self::new(kind, format!("cannot {}", failure.step)).because(cause);
+        match failure.cause {
+            Cause::Errno(libc::EROFS) => error.hint("the tree lacks this mount point, and it is read-only"),
+            _ => error,
+        }
+    }
+}
+
+/// Both ends, before the fork.
+///
+/// # Errors
+/// What socketpair(2) gives.
+pub fn pair() -> io::Result<(Forked, Inside)> {
+    let (one, other) = Wire::pair()?;
+    Ok((Forked(one), Inside(other, PhantomData)))
+}
+
+/// What the supervisor learns when a peer does not go on.
+fn expect(wire: &Wire) -> Result<(FromInside, Vec<OwnedFd>), Error> {
+    let died = || Error::new(Kind::Failed, "cannot set the machine up").because("its first process died");
+    match wire.receive() {
+        Ok(Some((FromInside::Failed(failure), _))) => Err(failure.into()),
+        Ok(Some(message)) => Ok(message),
+        Ok(None) => Err(died()),
+        Err(error) => Err(died().because(reason(&error))),
+    }
+}
+
+fn out_of_turn() -> Error {
+    Error::new(Kind::Failed, "cannot set the machine up").because("its first process spoke out of turn")
+}
+
+fn tell(wire: &Wire, message: &ToLeader) -> Result<(), Error> {
+    match wire.send(message, &[]) {
+        Ok(()) => Ok(()),
+        // What it said before it died is the reason.
+        Err(error) => match expect(wire) {
+            Err(said) => Err(said),
+            Ok(_) => Err(Error::io("cannot talk to the machine's first process", &error)),
+        },
+    }
+}
+
+/// The supervisor, when the outer is forked.
+#[derive(Debug)]
+pub struct Forked(Wire);
+
+/// The leader, as the outer announced it.
+#[derive(Debug)]
+pub struct Leader {
+    /// In the host's pid namespace.
+    pub pid: u32,
+    /// Close-on-exec.
+    pub pidfd: OwnedFd,
+}
+
+impl Forked {
+    /// Waits for the leader.
+    ///
+    /// # Errors
+    /// The step of the outer that failed.
+    pub fn cloned(self) -> Result<(Cloned, Leader), Error> {
+        match expect(&self.0)? {
+            (FromInside::Cloned { pid }, fds) => {
+                let pidfd = fds.into_iter().next().ok_or_else(out_of_turn)?;
+                Ok((Cloned(self.0), Leader { pid, pidfd }))
+            }
+            _ => Err(out_of_turn()),
+        }
+    }
+}
+
+/// The supervisor, when the leader is there.
+#[derive(Debug)]
+pub struct Cloned(Wire);
+
+impl Cloned {
+    /// Says that the ID maps are written, and waits for the network namespace.
+    ///
+    /// # Errors
+    /// The step of the leader that failed.
+    pub fn ids_mapped(self) -> Result<Networked, Error> {
+        tell(&self.0, &ToLeader::IdsMapped)?;
+        match expect(&self.0)? {
+            (FromInside::NetnsReady, _) => Ok(Networked(self.0)),
+            _ => Err(out_of_turn()),
+        }
+    }
+}
+
+/// The supervisor, when links can be given.
+#[derive(Debug)]
+pub struct Networked(Wire);
+
+/// What the leader hands over when it is set up.
+#[derive(Debug, Default)]
+pub struct Handover {
+    /// The master of the console's pty.
+    pub console: Option<OwnedFd>,
+    /// The socket on which the payload's init reports.
+    pub notify: Option<OwnedFd>,
+}
+
+impl Networked {
+    /// Says that the machine is where it belongs, and waits until it is set up.
+    ///
+    /// # Errors
+    /// The step of the leader that failed.
+    pub fn placed(self) -> Result<(Ready, Handover), Error> {
+        tell(&self.0, &ToLeader::Placed)?;
+        match expect(&self.0)? {
+            (FromInside::Ready { console, notify }, fds) => {
+                let mut fds = fds.into_iter();
+                let console = if console { Some(fds.next().ok_or_else(out_of_turn)?) } else { None };
+                let notify = if notify { Some(fds.next().ok_or_else(out_of_turn)?) } else { None };
+                Ok((Ready(self.0), Handover { console, notify }))
+            }
+            _ => Err(out_of_turn()),
+        }
+    }
+}
+
+/// The supervisor, when all is set up.
+#[derive(Debug)]
+pub struct Ready(Wire);
+
+impl Ready {
+    /// Lets the payload be executed, and waits until it is.
+    ///
+    /// # Errors
+    /// That it could not be executed.
+    pub fn go(self) -> Result<(), Error> {
+        tell(&self.0, &ToLeader::Go)?;
+        match self.0.receive() {
+            Ok(None) => Ok(()),
+            Ok(Some((FromInside::Failed(failure), _))) => Err(failure.into()),
+            Ok(Some(_)) => Err(out_of_turn()),
+            Err(error) => Err(Error::io("cannot talk to the machine's first process", &error)),
+        }
+    }
+}
+
+/// The end inside, in its state: the outer's, which the leader inherits.
+#[derive(Debug)]
+pub struct Inside<State = Outer>(Wire, PhantomData<State>);
+
+/// The outer, and the leader until it begins.
+#[derive(Debug)]
+pub enum Outer {}
+/// The leader, new.
+#[derive(Debug)]
+pub enum Born {}
+/// The leader, with its IDs.
+#[derive(Debug)]
+pub enum Mapped {}
+/// The leader, where it belongs.
+#[derive(Debug)]
+pub enum Isolated {}
+/// The leader, about to execute. The socket closes with execve(2): that is the last message.
+#[derive(Debug)]
+pub enum Waiting {}
+
+/// The supervisor is gone, or spoke out of turn: there is nothing to go on for.
+#[derive(Debug)]
+pub struct Orphaned;
+
+impl<State> Inside<State> {
+    /// Says what failed; the process ends after it.
+    pub fn fail(&self, failure: Failure) {
+        // A supervisor that is gone has nobody to tell.
+        let _ = self.0.send(&FromInside::Failed(failure), &[]);
+    }
+
+    fn say(&self, message: &FromInside, fds: &[BorrowedFd<'_>]) -> Result<(), Orphaned> {
+        self.0.send(message, fds).map_err(|_| Orphaned)
+    }
+
+    fn hear<Next>(self, word: &ToLeader) -> Result<Inside<Next>, Orphaned> {
+        match self.0.receive::<ToLeader>() {
+            Ok(Some((said, _))) if said == *word => Ok(Inside(self.0, PhantomData)),
+            _ => Err(Orphaned),
+        }
+    }
+}
+
+impl Inside<Outer> {
+    /// The outer's last word: the leader is there.
+    ///
+    /// # Errors
+    /// [`Orphaned`].
+    pub fn cloned(self, pid: u32, pidfd: BorrowedFd<'_>) -> Result<(), Orphaned> {
+        self.say(&FromInside::Cloned { pid }, &[pidfd])
+    }
+
+    /// The leader begins.
+    pub fn born(self) -> Inside<Born> {
+        Inside(self.0, PhantomData)
+    }
+}
+
+impl Inside<Born> {
+    /// Waits until user and group IDs mean what they are to mean.
+    ///
+    /// # Errors
+    /// [`Orphaned`].
+    pub fn await_ids(self) -> Result<Inside<Mapped>, Orphaned> {
+        self.hear(&ToLeader::IdsMapped)
+    }
+}
+
+impl Inside<Mapped> {
+    /// Says that links can be given, and waits until the machine is where it belongs.
+    ///
+    /// # Errors
+    /// [`Orphaned`].
+    pub fn await_place(self) -> Result<Inside<Isolated>, Orphaned> {
+        self.say(&FromInside::NetnsReady, &[])?;
+        self.hear(&ToLeader::Placed)
+    }
+}
+
+impl Inside<Isolated> {
+    /// Hands over what the supervisor serves, and waits for the word to execute.
+    ///
+    /// # Errors
+    /// [`Orphaned`].
+    pub fn await_go(self, handover: &Handover) -> Result<Inside<Waiting>, Orphaned> {
+        let Handover { console, notify } = handover;
+        let fds: Vec<_> = console.iter().chain(notify).map(AsFd::as_fd).collect();
+        self.say(&FromInside::Ready { console: console.is_some(), notify: notify.is_some() }, &fds)?;
+        self.hear(&ToLeader::Go)
+    }
+}

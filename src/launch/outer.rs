@@ -1,0 +1,94 @@
+//! The outer: the short-lived child that builds the root, sets the clocks and clones the leader.
+//!
+//! In this order for the kernel's reasons: what comes from the host is opened while the host's root is still there; once
+//! the machine's root is `/`, no path can lead out of it; the offsets of a time namespace can be written only before a
+//! process enters it, and the first fork enters it (man 7 time_namespaces).
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::stat::{Mode, umask};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::UnshareFlags;
+
+use super::handshake::{Failure, Inside};
+use super::leader;
+use crate::mount::{op::Op, root};
+use crate::namespace::Kind;
+use crate::notify;
+use crate::plan::{LaunchPlan, NOTIFY_SOCKET};
+use crate::sys::{Cloned, clone_sibling, exit_now, unshare_namespaces};
+
+/// What the outer needs of the supervisor beside the plan.
+#[derive(Debug)]
+pub(super) struct Given<'a> {
+    /// The throw-away layer, for a machine that has one.
+    pub(super) scratch: Option<BorrowedFd<'a>>,
+    /// The payload's cgroup, where it is there already.
+    pub(super) cgroup: Option<BorrowedFd<'a>>,
+    /// The payload's standard streams in pipe mode.
+    pub(super) streams: Option<&'a crate::console::Streams>,
+}
+
+/// The outer's life.
+pub(super) fn live(plan: &LaunchPlan, given: &Given<'_>, wire: Inside) -> ! {
+    match prepare(plan, given) {
+        Err(failure) => {
+            wire.fail(failure);
+            exit_now(1)
+        }
+        Ok(notify) => match clone_sibling(plan.namespaces.leader_flags(), given.cgroup) {
+            Err(error) => {
+                wire.fail(Failure::set_up(format!("make the namespaces {}", plan.namespaces), &error));
+                exit_now(1)
+            }
+            Ok(Cloned::New) => leader::live(plan, given, notify, wire.born()),
+            Ok(Cloned::Caller { pid, pidfd }) => {
+                // Without a supervisor the leader dies of its death signal.
+                let _ = wire.cloned(pid.as_raw().unsigned_abs(), pidfd.as_fd());
+                exit_now(0)
+            }
+        },
+    }
+}
+
+/// Names the step that failed.
+fn step<T, E: Into<io::Error>>(what: impl std::fmt::Display, result: Result<T, E>) -> Result<T, Failure> {
+    result.map_err(|error| Failure::set_up(what, &error.into()))
+}
+
+/// Everything up to the leader; gives the notification socket.
+fn prepare(plan: &LaunchPlan, given: &Given<'_>) -> Result<OwnedFd, Failure> {
+    step("arrange to end with the supervisor", set_parent_process_death_signal(Some(Signal::KILL)))?;
+    umask(Mode::empty());
+    if plan.namespaces.has(Kind::Time) {
+        step("make a time namespace", unshare_namespaces(UnshareFlags::NEWTIME))?;
+        set_clocks(plan)?;
+    }
+    step("make a mount namespace", unshare_namespaces(UnshareFlags::NEWNS))?;
+    step("isolate mounts from the host's", root::isolate())?;
+    let tree = plan.root.tree.display();
+    let mut sources = Vec::with_capacity(plan.outer.len());
+    for op in &plan.outer {
+        sources.push(step(op, op.open_source())?);
+    }
+    let new_root = step(format!("mount '{tree}'"), root::attach(&plan.root.tree, given.scratch))?;
+    step(format!("make '{tree}' the root"), root::enter(&new_root))?;
+    execute(&plan.outer, sources)?;
+    step(format!("listen on {NOTIFY_SOCKET}"), notify::bind(NOTIFY_SOCKET.as_ref()))
+}
+
+fn set_clocks(plan: &LaunchPlan) -> Result<(), Failure> {
+    let step_name = "set the machine's clocks";
+    let offsets = step(step_name, File::options().write(true).open("/proc/self/timens_offsets"))?;
+    step(step_name, plan.clocks.write(offsets.as_fd()))
+}
+
+fn execute(ops: &[Op], sources: Vec<Option<OwnedFd>>) -> Result<(), Failure> {
+    ops.iter().zip(sources).try_for_each(|(op, source)| step(op, op.execute(source)))
+}
+
+/// A process that can only end by [`exit_now`] or become the payload.
+pub(super) type Never = Infallible;

@@ -1,0 +1,162 @@
+//! One boot of a machine: its leader, its link, its cgroup, its unit. Owned here from the moment each is made, so that a
+//! launch that fails in the middle, and every end, give back exactly what there is.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::process::{Signal as KernelSignal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use super::tenure::Tenure;
+use crate::cgroup::Cgroup;
+use crate::error::{Context, Error, Kind, Result};
+use crate::exit::Ended;
+use crate::net::VethGuard;
+use crate::signal::Signal;
+
+/// So long what a leader left behind may take to end: the kernel kills it with its pid namespace.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The leader of a machine: a child of this process.
+#[derive(Debug)]
+pub struct Leader {
+    /// In the host's pid namespace.
+    pid: u32,
+    pidfd: OwnedFd,
+    ended: Option<Ended>,
+}
+
+impl Leader {
+    /// Takes charge of a child; it is killed when this is dropped before its end was seen.
+    pub fn new(pid: u32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, ended: None }
+    }
+
+    /// Its pid on the host.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its pidfd: readable when it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// `ESRCH` when it has ended.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        match KernelSignal::from_named_raw(signal.number()) {
+            Some(named) => Ok(pidfd_send_signal(&self.pidfd, named)?),
+            None => crate::sys::pidfd_send_realtime(self.pidfd.as_fd(), signal.number()),
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// What waitid(2) gives.
+    pub fn wait(&mut self) -> io::Result<Ended> {
+        if let Some(ended) = self.ended {
+            return Ok(ended);
+        }
+        let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED))?;
+        let status = status.ok_or(io::ErrorKind::WouldBlock)?;
+        let ended = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ended::Exited(code),
+            (None, Some(libc::SIGHUP)) => Ended::Rebooted,
+            (None, Some(libc::SIGINT)) => Ended::PoweredOff,
+            (None, signal) => Ended::Killed(signal.unwrap_or(libc::SIGKILL)),
+        };
+        self.ended = Some(ended);
+        Ok(ended)
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if self.ended.is_none() && pidfd_send_signal(&self.pidfd, KernelSignal::KILL).is_ok() {
+            let _ = self.wait();
+        }
+    }
+}
+
+/// A machine that runs, or is on its way to.
+#[derive(Debug)]
+pub struct Running {
+    // In the order in which they are given back when dropped: first the processes.
+    /// Its leader.
+    pub leader: Leader,
+    /// Its link to the host.
+    pub link: Option<VethGuard>,
+    /// Its cgroup.
+    pub cgroup: Option<CgroupGuard>,
+    /// Its unit under systemd.
+    pub unit: Option<String>,
+    /// The socket on which its init reports.
+    pub notify: Option<OwnedFd>,
+}
+
+impl Running {
+    /// A machine of which there is only the leader.
+    pub fn new(leader: Leader) -> Self {
+        Self { leader, link: None, cgroup: None, unit: None, notify: None }
+    }
+
+    /// Gives back what this boot had, after the leader's end: cgroup, unit and registration, link. Name and tree stay
+    /// held by `tenure`.
+    ///
+    /// # Errors
+    /// The first of what went wrong; the rest was given back all the same.
+    pub fn close(self, tenure: &mut Tenure) -> Result<Ended> {
+        let Self { mut leader, link, cgroup, unit, notify } = self;
+        drop(notify);
+        let ended = leader.wait().context(|| "cannot wait for the machine's first process");
+        let emptied = cgroup.map_or(Ok(()), |cgroup| {
+            let path = cgroup.path().display().to_string();
+            cgroup.close().context(|| format!("cannot remove the cgroup '{path}'"))
+        });
+        let released = match (unit, tenure.registrar()) {
+            (Some(unit), Some((registrar, _))) => registrar
+                .release()
+                .map_err(|error| Error::new(Kind::Failed, format!("cannot end the unit '{unit}'")).because(error)),
+            _ => Ok(()),
+        };
+        let unlinked = link.map_or(Ok(()), |link| {
+            let name = link.name().to_owned();
+            link.close().context(|| format!("cannot remove the link '{name}'"))
+        });
+        let ended = ended?;
+        [emptied, released, unlinked].into_iter().collect::<Result<()>>()?;
+        Ok(ended)
+    }
+}
+
+/// A machine's cgroup, removed when dropped.
+#[derive(Debug)]
+pub struct CgroupGuard(Option<Cgroup>);
+
+impl CgroupGuard {
+    /// Takes charge of it.
+    pub fn new(cgroup: Cgroup) -> Self {
+        Self(Some(cgroup))
+    }
+
+    /// The machine's directory, absolute on the host.
+    pub fn path(&self) -> &std::path::Path {
+        self.0.as_ref().map_or(std::path::Path::new(""), Cgroup::path)
+    }
+
+    fn close(mut self) -> io::Result<()> {
+        self.0.take().map_or(Ok(()), |cgroup| cgroup.remove(PATIENCE))
+    }
+}
+
+impl Drop for CgroupGuard {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take() {
+            let _ = cgroup.remove(PATIENCE);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The supervisor's loop: one poll(2) over the leader, signals, the console, the front, the bus and the payload's init.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use super::attachment::{Attachment, FromUser};
+use super::running::{Leader, Running};
+use super::state::{Act, Ask, State};
+use super::tenure::Tenure;
+use crate::bus;
+use crate::console::Request;
+use crate::error::{Context, Error, Result};
+use crate::notify::{self, Message};
+use crate::signal::Signal;
+use crate::spec::Ready;
+
+/// The signals that ask the supervisor to end its machine.
+pub struct Signals(SignalDelivery<UnixStream, SignalOnly>);
+
+impl Signals {
+    /// Catches them from now on.
+    ///
+    /// # Errors
+    /// What socketpair(2) and sigaction(2) give.
+    pub fn catch() -> io::Result<Self> {
+        let (read_end, write_end) = UnixStream::pair()?;
+        let asked = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
+        Ok(Self(SignalDelivery::with_pipe(read_end, write_end, SignalOnly::default(), asked)?))
+    }
+
+    /// How many have come since the last time; the socket is emptied.
+    fn take(&mut self) -> usize {
+        self.0.pending().count()
+    }
+
+    /// Readable when one has come.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.get_read().as_fd()
+    }
+}
+
+/// How the machine is to be asked, and when it counts as ready.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// What asks its first process to shut down.
+    pub kill_signal: Signal,
+    /// When the service manager is told READY=1.
+    pub ready: Ready,
+}
+
+/// Serves the machine until its leader has ended, and what it wrote has reached its reader.
+///
+/// # Errors
+/// What poll(2) gives, which leaves no way to serve it.
+pub fn supervise(
+    running: &Running,
+    tenure: &mut Tenure,
+    attachment: &mut Attachment,
+    signals: &mut Signals,
+    manner: Manner,
+) -> Result<State> {
+    let mut state = State::Starting;
+    if manner.ready == Ready::AtStart {
+        state = state.ready();
+        tell("READY=1\nSTATUS=The machine runs.");
+    }
+    loop {
+        let ready = wait(running, tenure, attachment, signals).context(|| "cannot wait for the machine")?;
+        for ask in asks(tenure, attachment, signals)? {
+            let (next, act) = state.asked(ask);
+            perform(act, &running.leader, manner)?;
+            state = next;
+        }
+        if ready.notified && hear_init(running) == Some(Said::Ready) {
+            if state == State::Starting && manner.ready == Ready::WhenPayloadSays {
+                tell("READY=1\nSTATUS=The machine is ready.");
+            }
+            state = state.ready();
+        }
+        if ready.ended {
+            // For as long as the reader needs; the next signal ends the patience.
+            attachment.drain(signals.fd()).context(|| "cannot read the rest of the console")?;
+            return Ok(state);
+        }
+    }
+}
+
+/// What was found ready that is not asked by itself.
+struct Found {
+    ended: bool,
+    notified: bool,
+}
+
+fn wait(running: &Running, tenure: &Tenure, attachment: &Attachment, signals: &Signals) -> io::Result<Found> {
+    let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let notify = running.notify.as_ref().map(AsFd::as_fd);
+    let mut fds = vec![input(running.leader.pidfd()), input(signals.fd())];
+    fds.extend(notify.map(input));
+    fds.extend(tenure.bus_fd().map(input));
+    fds.extend(attachment.interest());
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+    Ok(Found { ended: is_ready(&fds[0]), notified: notify.is_some() && is_ready(&fds[2]) })
+}
+
+/// Everything that was asked for, by signal, by the user, by PID 1.
+fn asks(tenure: &mut Tenure, attachment: &mut Attachment, signals: &mut Signals) -> Result<Vec<Ask>> {
+    let mut asks = vec![Ask::Stop; signals.take()];
+    while let Some(asked) = attachment.turn().context(|| "cannot serve the console")? {
+        asks.push(match asked {
+            FromUser::Stop => Ask::Stop,
+            FromUser::Request(Request::Stop) => Ask::Kill,
+            FromUser::Request(Request::PowerOff) => Ask::PowerOff,
+            FromUser::Request(Request::Reboot) => Ask::Reboot,
+            FromUser::Request(Request::Detach) => continue,
+        });
+    }
+    if let Some((registrar, _)) = tenure.registrar() {
+        while let Some(event) = registrar.event().context(|| "cannot hear the bus")? {
+            match event {
+                bus::Event::StopRequested => asks.push(Ask::Stop),
+                bus::Event::BusLost => {}
+                bus::Event::Lost => {
+                    tenure.lose_registrar();
+                    break;
+                }
+            }
+        }
+    }
+    Ok(asks)
+}
+
+fn perform(act: Act, leader: &Leader, manner: Manner) -> Result<()> {
+    let signal = match act {
+        Act::Nothing => return Ok(()),
+        Act::Shutdown => manner.kill_signal,
+        // man 1 systemd, Signals
+        Act::PowerOff => Signal::realtime(4),
+        Act::Reboot => Signal::realtime(5),
+        Act::Kill => Signal::KILL,
+    };
+    if act != Act::Reboot {
+        tell("STOPPING=1\nSTATUS=The machine shuts down.");
+    }
+    match leader.signal(signal) {
+        // It ended meanwhile, which is what was asked.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        result => result.map_err(|error| Error::io(format!("cannot send {signal} to the machine"), &error)),
+    }
+}
+
+/// What the payload's init said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Ready,
+}
+
+/// Reads what the init reports; of others inside, who can write to the socket too, nothing is believed.
+fn hear_init(running: &Running) -> Option<Said> {
+    let socket = running.notify.as_ref()?;
+    let mut said = None;
+    while let Ok(Some(notice)) = notify::recv(socket.as_fd()) {
+        if notice.sender != Some(running.leader.pid()) {
+            continue;
+        }
+        for message in notice.messages {
+            match message {
+                Message::Ready => said = Some(Said::Ready),
+                Message::Status(status) => tell(&format!("STATUS=Machine: {status}")),
+                _ => {}
+            }
+        }
+    }
+    said
+}
+
+/// Tells the service manager, if osier was started by one; a manager that does not listen is no reason to end a machine.
+fn tell(state: &str) {
+    let _ = notify::send(state);
+}

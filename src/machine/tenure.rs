@@ -1,0 +1,237 @@
+//! What a supervisor holds from before the first boot until after the last: the name, the tree, the process that talks to
+//! the bus, the throw-away layer, the directory for `machinectl bind`.
+//!
+//! Taken before anything is made, so that a name or a tree in use is refused first; given back in reverse order, on the
+//! normal way by [`Tenure::close`], on every other by dropping. What a supervisor that was killed left under the same name
+//! is cleared when the name is taken.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::record::{Claim, Record, Store};
+use crate::bus::{self, BusError, Registrar};
+use crate::cgroup::Cgroup;
+use crate::error::{Context, Error, Kind, Result};
+use crate::image::{Access as Share, TreeLock};
+use crate::mount::op::Access;
+use crate::mount::root::open_scratch;
+use crate::net;
+use crate::plan::{CgroupPlan, LaunchPlan, propagation_directory};
+use crate::spec::{Layer, Register};
+
+/// So long the remains of a machine whose leader was killed may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A machine's name and tree, held.
+#[derive(Debug)]
+pub struct Tenure {
+    // In the order in which they are given back when dropped.
+    propagation: Directory,
+    scratch: Option<OwnedFd>,
+    tree: Option<TreeLock>,
+    claim: Claim,
+    registrar: Option<Registrar>,
+    machined: Machined,
+}
+
+/// Whether machined is told of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machined {
+    /// It is.
+    Told,
+    /// It is not.
+    Untold,
+}
+
+impl Tenure {
+    /// Takes name and tree for what `plan` says.
+    ///
+    /// # Errors
+    /// [`Kind::InUse`] for a name or a tree that another machine has; the bus that is not there with `--register=yes`.
+    pub fn take(plan: &LaunchPlan, store: &Store) -> Result<Self> {
+        let name = plan.name.as_str();
+        // Forked before anything is held: it must not share the locks.
+        let (registrar, machined) = ask_bus(plan)?;
+        let claim = store.claim(name)?;
+        if let Some(leftover) = claim.leftover() {
+            clear(plan, leftover)?;
+        }
+        let share = match (plan.root.layer, plan.root.access) {
+            (Layer::Scratch, _) => None,
+            (Layer::Tree, Access::ReadOnly) => Some(Share::Shared),
+            (Layer::Tree, Access::ReadWrite) => Some(Share::Exclusive),
+        };
+        let tree = share.map(|share| lock_tree(&plan.root.tree, share)).transpose()?;
+        let scratch = match plan.root.layer {
+            Layer::Scratch => Some(open_scratch().context(|| "cannot make the throw-away layer")?),
+            Layer::Tree => None,
+        };
+        let propagation = Directory::make(propagation_directory(name)).context(|| "cannot make the directory for machinectl bind")?;
+        Ok(Self { propagation, scratch, tree, claim, registrar, machined })
+    }
+
+    /// The throw-away layer.
+    pub fn scratch(&self) -> Option<BorrowedFd<'_>> {
+        self.scratch.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The process that talks to the bus, and whether machined is told.
+    pub fn registrar(&mut self) -> Option<(&mut Registrar, Machined)> {
+        self.registrar.as_mut().map(|registrar| (registrar, self.machined))
+    }
+
+    /// The process that talks to the bus is gone; the machine goes on without.
+    pub fn lose_registrar(&mut self) {
+        self.registrar = None;
+    }
+
+    /// What to poll for events of the bus.
+    pub fn bus_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.registrar.as_ref().map(Registrar::fd)
+    }
+
+    /// Writes the record that other commands read.
+    ///
+    /// # Errors
+    /// What writing below /run gives, such as `ENOSPC`.
+    pub fn record(&mut self, record: &Record) -> Result<()> {
+        self.claim.write(record)
+    }
+
+    /// Gives everything back.
+    ///
+    /// # Errors
+    /// The first of what went wrong; the rest was given back all the same.
+    pub fn close(self) -> Result<()> {
+        let Self { propagation, scratch, tree, claim, registrar, machined: _ } = self;
+        drop(scratch);
+        let results = [
+            propagation.close().context(|| "cannot remove the directory for machinectl bind"),
+            tree.map_or(Ok(()), |tree| tree.close().context(|| "cannot unlock the tree")),
+            registrar.map_or(Ok(()), |registrar| {
+                registrar.close().map_err(|error| Error::new(Kind::Failed, "cannot take the registration back").because(error))
+            }),
+            claim.close(),
+        ];
+        results.into_iter().collect()
+    }
+}
+
+fn ask_bus(plan: &LaunchPlan) -> Result<(Option<Registrar>, Machined)> {
+    let scope = matches!(plan.cgroup, CgroupPlan::Scope { .. });
+    let wanted = plan.register != Register::No && (plan.register == Register::Yes || bus::available());
+    if !scope && !wanted {
+        return Ok((None, Machined::Untold));
+    }
+    let name = plan.name.as_str();
+    let mut registrar = Registrar::start().context(|| "cannot start the process that talks to the bus")?;
+    if scope {
+        registrar.claim_unit(name).map_err(|error| refuse(name, &error))?;
+    }
+    if !wanted {
+        return Ok((Some(registrar), Machined::Untold));
+    }
+    match registrar.claim_machine(name) {
+        Ok(()) => Ok((Some(registrar), Machined::Told)),
+        Err(BusError::NoBus(_) | BusError::NoMachined(_)) if plan.register == Register::Auto => {
+            Ok((scope.then_some(registrar), Machined::Untold))
+        }
+        Err(error) => Err(refuse(name, &error)),
+    }
+}
+
+fn refuse(name: &str, error: &BusError) -> Error {
+    match error {
+        BusError::NameTaken(_) => Error::new(Kind::InUse, format!("cannot take the name '{name}'"))
+            .because(error)
+            .hint("give the machine another name with --machine=NAME"),
+        BusError::NoBus(_) | BusError::NoMachined(_) => {
+            Error::new(Kind::Unsupported, format!("cannot register '{name}' with systemd-machined"))
+                .because(error)
+                .hint("--register=no boots without it")
+        }
+        _ => Error::new(Kind::Failed, format!("cannot prepare the registration of '{name}'")).because(error),
+    }
+}
+
+fn lock_tree(tree: &Path, share: Share) -> Result<TreeLock> {
+    let what = || format!("cannot lock '{}'", tree.display());
+    TreeLock::take(tree, share).context(what)?.ok_or_else(|| {
+        Error::new(Kind::InUse, format!("cannot use '{}'", tree.display()))
+            .because("another machine runs from it")
+            .hint("--ephemeral runs from a throw-away copy, and --read-only machines can share a tree")
+    })
+}
+
+/// Removes what a supervisor that was killed could not remove; its leader died with it.
+fn clear(plan: &LaunchPlan, leftover: &Record) -> Result<()> {
+    let (CgroupPlan::Directory { mount, .. } | CgroupPlan::Scope { mount, .. } | CgroupPlan::Keep { mount, .. }) =
+        &plan.cgroup;
+    if let (Some(cgroup), None) = (&leftover.cgroup, &leftover.unit) {
+        Cgroup::remove_stale(mount, cgroup, PATIENCE)
+            .context(|| format!("cannot remove '{}', left by a machine that was killed", cgroup.display()))?;
+    }
+    for link in &leftover.links {
+        net::delete(link).context(|| format!("cannot remove the link '{link}', left by a machine that was killed"))?;
+    }
+    Ok(())
+}
+
+/// A directory that is there as long as this.
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    made: Vec<PathBuf>,
+}
+
+impl Directory {
+    fn make(path: PathBuf) -> io::Result<Self> {
+        let mut missing: Vec<_> = path.ancestors().skip(1).take_while(|above| !above.exists()).map(Path::to_owned).collect();
+        let mut directory = Self { path, made: Vec::new() };
+        while let Some(above) = missing.pop() {
+            match fs::create_dir(&above) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => {
+                    result?;
+                    directory.made.push(above);
+                }
+            }
+        }
+        match fs::create_dir(&directory.path) {
+            // Left by a machine that was killed; the name is ours now.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(directory),
+            result => result.map(|()| directory),
+        }
+    }
+
+    fn close(mut self) -> io::Result<()> {
+        self.remove()
+    }
+
+    fn remove(&mut self) -> io::Result<()> {
+        if self.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let path = std::mem::take(&mut self.path);
+        let result = match fs::remove_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        };
+        for above in path.ancestors().skip(1).take_while(|above| self.made.iter().any(|made| made == above)) {
+            // Another machine's directory may be in it by now; then it is that one's to remove.
+            if fs::remove_dir(above).is_err() {
+                break;
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = self.remove();
+    }
+}

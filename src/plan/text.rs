@@ -1,0 +1,127 @@
+//! A launch plan as text: what `--dry-run` prints, and what the golden tests compare.
+
+use std::fmt;
+
+use super::{CgroupPlan, IdMap, LaunchPlan, NetworkPlan};
+use crate::duration;
+use crate::mount::op::Access;
+use crate::net::LinkEnd;
+use crate::spec::{First, Layer, Program, Ready, Register};
+
+impl fmt::Display for LaunchPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line =
+            |f: &mut fmt::Formatter<'_>, key: &str, value: &dyn fmt::Display| writeln!(f, "{key:<14}{value}");
+        line(f, "machine", &self.name)?;
+        line(f, "id", &self.id.as_uuid())?;
+        line(f, "hostname", &self.hostname)?;
+        line(f, "namespaces", &self.namespaces)?;
+        line(f, "id map", &self.id_map)?;
+        let sign = |offset: i64| if offset < 0 { "" } else { "+" };
+        let clock = |offset: i64| format!("host {}{}", sign(offset), duration::format(offset));
+        line(f, "monotonic", &clock(self.clocks.monotonic))?;
+        line(f, "boottime", &clock(self.clocks.boottime))?;
+        line(f, "root", &self.root)?;
+        for op in &self.outer {
+            line(f, "outer", op)?;
+        }
+        line(f, "network", &self.network)?;
+        line(f, "cgroup", &self.cgroup)?;
+        line(f, "register", &self.register)?;
+        for op in &self.leader {
+            line(f, "leader", op)?;
+        }
+        line(f, "console", &format!("{:?}", self.console).to_lowercase())?;
+        line(f, "capabilities", &self.confinement.capabilities.names().join(" "))?;
+        self.exec_lines(f)?;
+        line(f, "shutdown by", &self.kill_signal)?;
+        line(f, "ready", &self.ready)
+    }
+}
+
+impl LaunchPlan {
+    fn exec_lines(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (key, value) in &self.exec.environment {
+            writeln!(f, "{:<14}{key}={}", "environment", value.display())?;
+        }
+        writeln!(f, "{:<14}{}", "user", self.exec.user)?;
+        if let Some(directory) = &self.exec.directory {
+            writeln!(f, "{:<14}{}", "directory", directory.display())?;
+        }
+        match &self.exec.program {
+            Program::Init { path, arguments } => {
+                write!(f, "{:<14}{}", "init", path.display())?;
+                arguments.iter().try_for_each(|argument| write!(f, " {}", argument.display()))?;
+            }
+            Program::Command { argv, first } => {
+                write!(f, "{:<14}", if *first == First::Stub { "stub init and" } else { "command" })?;
+                for (at, argument) in argv.iter().enumerate() {
+                    write!(f, "{}{}", if at == 0 { "" } else { " " }, argument.display())?;
+                }
+            }
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for super::Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let layer = if self.layer == Layer::Scratch { " under a throw-away layer" } else { "" };
+        let access = if self.access == Access::ReadOnly { ", read-only" } else { "" };
+        write!(f, "{}{layer}{access}", self.tree.display())
+    }
+}
+
+impl fmt::Display for IdMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("none: user and group IDs are the host's"),
+        }
+    }
+}
+
+impl fmt::Display for NetworkPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("the host's"),
+            Self::Loopback => f.write_str("loopback"),
+            Self::Veth(veth) => {
+                let mac = |end: &LinkEnd| end.mac.map_or_else(|| "random".to_owned(), |mac| mac.to_string());
+                let (host, peer) = (&veth.host, &veth.peer);
+                write!(f, "{} ({}) to {} ({})", host.name, mac(host), peer.name, mac(peer))
+            }
+        }
+    }
+}
+
+impl fmt::Display for CgroupPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory { mount, relative } => write!(f, "{}", mount.join(relative).display()),
+            Self::Scope { slice, properties, .. } => {
+                write!(f, "a scope in {slice}")?;
+                properties.iter().try_for_each(|property| write!(f, " {property}"))
+            }
+            Self::Keep { mount, relative } => write!(f, "{}, the unit's", mount.join(relative).display()),
+        }
+    }
+}
+
+impl fmt::Display for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Yes => "with machined",
+            Self::No => "no",
+            Self::Auto => "with machined where it is there",
+        })
+    }
+}
+
+impl fmt::Display for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AtStart => "when the payload runs",
+            Self::WhenPayloadSays => "when the payload says so",
+        })
+    }
+}

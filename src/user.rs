@@ -1,0 +1,113 @@
+//! A user of a tree: from its own passwd(5) and group(5), never through the host's name services.
+
+use std::fmt;
+
+/// What a process needs to become a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// User ID.
+    pub uid: u32,
+    /// Primary group ID.
+    pub gid: u32,
+    /// Supplementary group IDs.
+    pub groups: Vec<u32>,
+    /// Home directory.
+    pub home: String,
+    /// Login shell; `/bin/sh` where passwd(5) names none.
+    pub shell: String,
+}
+
+/// There is no such user in the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoSuchUser;
+
+impl fmt::Display for NoSuchUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no such user in the machine's /etc/passwd")
+    }
+}
+
+impl User {
+    /// root, as it is where a tree has no passwd(5) at all.
+    pub fn root() -> Self {
+        Self {
+            name: "root".to_owned(),
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/root".to_owned(),
+            shell: "/bin/sh".to_owned(),
+        }
+    }
+
+    /// Looks `wanted` (a name, or a number) up in the texts of passwd(5) and group(5). A number that has no entry is a
+    /// user all the same, with `/` as home and the group of the same number.
+    ///
+    /// # Errors
+    /// [`NoSuchUser`] for a name that is not there; root is always there.
+    pub fn find(wanted: &str, passwd: &str, group: &str) -> Result<Self, NoSuchUser> {
+        let number: Option<u32> = wanted.parse().ok();
+        let entry = passwd.lines().find_map(|line| {
+            let entry = parse_passwd(line)?;
+            (entry.name == wanted || number == Some(entry.uid)).then_some(entry)
+        });
+        match (entry, number) {
+            (Some(mut user), _) => {
+                user.groups = find_groups(&user.name, group);
+                Ok(user)
+            }
+            (None, Some(0)) => Ok(Self::root()),
+            (None, Some(uid)) => {
+                Ok(Self { name: uid.to_string(), uid, gid: uid, home: "/".to_owned(), ..Self::root() })
+            }
+            (None, None) if wanted == "root" => Ok(Self::root()),
+            (None, None) => Err(NoSuchUser),
+        }
+    }
+}
+
+fn parse_passwd(line: &str) -> Option<User> {
+    let fields: Vec<_> = line.split(':').collect();
+    let [name, _, uid, gid, _, home, shell] = fields[..] else { return None };
+    let shell = if shell.is_empty() { "/bin/sh" } else { shell };
+    Some(User {
+        name: name.to_owned(),
+        uid: uid.parse().ok()?,
+        gid: gid.parse().ok()?,
+        groups: Vec::new(),
+        home: home.to_owned(),
+        shell: shell.to_owned(),
+    })
+}
+
+fn find_groups(user: &str, group: &str) -> Vec<u32> {
+    group
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<_> = line.split(':').collect();
+            let [_, _, gid, members] = fields[..] else { return None };
+            members.split(',').any(|member| member == user).then(|| gid.parse().ok())?
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken line\nweb:x:33:34::/srv/web:\n";
+    const GROUP: &str = "root:x:0:\nssl:x:110:mail,web\nwebby:x:111:webby\n";
+
+    #[test]
+    fn users_are_the_trees_own() {
+        let web = User::find("web", PASSWD, GROUP).unwrap();
+        assert_eq!((web.uid, web.gid, web.groups.as_slice()), (33, 34, &[110][..]));
+        assert_eq!((web.home.as_str(), web.shell.as_str()), ("/srv/web", "/bin/sh"));
+        assert_eq!(User::find("33", PASSWD, GROUP).unwrap(), web);
+        assert_eq!(User::find("nobody", PASSWD, GROUP), Err(NoSuchUser));
+        assert_eq!(User::find("4711", "", "").unwrap().gid, 4711);
+        assert_eq!(User::find("root", "", "").unwrap(), User::root());
+    }
+}
