@@ -123,6 +123,3 @@ mod tests {
         assert_eq!(closest("mail", &names), None);
     }
 }
-//! Being written.
-
-pub mod image;
