@@ -1,3 +1,15 @@
+//! Being written.
+
+use crate::cli::Image;
+use crate::error::{Error, Kind, Result};
+
+/// `osier image …`.
+///
+/// # Errors
+/// Whatever keeps the image from being made.
+pub fn execute(options: &Image) -> Result<()> {
+    let Image::Build(build) = options;
+    Err(Error::new(Kind::Failed, format!("cannot build '{}' yet", build.recipe.display())))
 //! `osier image build`: a recipe becomes a tree, with a display of how far it is.
 
 use std::io::{IsTerminal, Write};
@@ -5,18 +17,8 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::Image;
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, BuildError, Built, LookupError, MACHINES, Progress, Recipe, RecipeError};
-
-/// `osier image …`.
-///
-/// # Errors
-/// As [`build`].
-pub fn execute(options: &Image) -> Result<()> {
-    let Image::Build(options) = options;
-    build(&options.recipe.to_string_lossy(), options.to.as_deref())
-}
 
 /// Builds the recipe that `recipe` names (a name, or the path of a TOML file) as the tree `to`, or else under
 /// /var/lib/machines by the recipe's name.
@@ -31,7 +33,9 @@ pub fn build(recipe: &str, to: Option<&Path>) -> Result<()> {
     let built = image::build(&recipe, &to, display.progress());
     display.close();
     let built = built.map_err(|error| not_built(name, &error))?;
-    super::print(&summary(name, &built))
+    // A closed standard output does not undo the tree.
+    let _ = writeln!(std::io::stdout(), "{}", summary(name, &built));
+    Ok(())
 }
 
 /// The error for an argument that means no image.
@@ -74,7 +78,7 @@ fn with_hint(error: Error, hint: Option<String>) -> Error {
 
 fn summary(name: &str, built: &Built) -> String {
     let took = format!("{:.1} s", built.took.as_secs_f64());
-    format!("built '{name}' in {took}: {}, {}\n", built.path.display(), BinaryBytes(built.size))
+    format!("built '{name}' in {took}: {}, {}", built.path.display(), BinaryBytes(built.size))
 }
 
 /// How far it is: a line that changes on a terminal, a line per stage elsewhere.
@@ -146,6 +150,6 @@ mod tests {
     fn what_was_built_is_said_in_one_line() {
         let built =
             Built { path: "/m/x".into(), size: 2 << 20, took: std::time::Duration::from_millis(1250) };
-        assert_eq!(summary("x", &built), "built 'x' in 1.2 s: /m/x, 2.00 MiB\n");
+        assert_eq!(summary("x", &built), "built 'x' in 1.2 s: /m/x, 2.00 MiB");
     }
 }

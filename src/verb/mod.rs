@@ -123,3 +123,6 @@ mod tests {
         assert_eq!(closest("mail", &names), None);
     }
 }
+//! Being written.
+
+pub mod image;
