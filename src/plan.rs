@@ -181,7 +181,7 @@ impl LaunchPlan {
             cgroup: resolve_cgroup(spec, host)?,
             register: spec.register,
             console: spec.console,
-            confinement: Confinement { capabilities: spec.capabilities.clone() },
+            confinement: Confinement { capabilities: spec.capabilities },
             exec: resolve_exec(spec, host),
             kill_signal: spec.kill_signal,
             ready: spec.ready,

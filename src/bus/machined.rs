@@ -70,7 +70,7 @@ pub(super) fn claim(bus: &Connection, name: &str) -> Result<(), BusError> {
     }
 }
 
-/// Registers a machine, by `RegisterMachineEx` where machined knows it (systemd ≥ 258), which takes the pidfd.
+/// Registers a machine, by `RegisterMachineEx` where machined knows it (seen: 262; not 257), which takes the pidfd.
 pub(super) fn register(
     bus: &Connection,
     machine: &Registration,

@@ -11,6 +11,8 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use zbus::zvariant;
 
+use crate::duration;
+
 /// A property of a unit, ready for the bus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Property {
@@ -323,28 +325,8 @@ fn span(text: &str) -> Option<u64> {
     if text == "infinity" {
         return Some(u64::MAX);
     }
-    let mut rest = text.trim_start();
-    let mut sum: Option<u64> = None;
-    while !rest.is_empty() {
-        let number_end = rest.find(|one: char| !one.is_ascii_digit() && one != '.').unwrap_or(rest.len());
-        let (number, after) = rest.split_at(number_end);
-        let after = after.trim_start();
-        let unit_end = after.find(|one: char| !one.is_ascii_alphabetic()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit_end);
-        let microseconds = match unit {
-            "us" | "usec" => 1,
-            "ms" | "msec" => 1_000,
-            "" | "s" | "sec" | "second" | "seconds" => 1_000_000,
-            "m" | "min" | "minute" | "minutes" => 60_000_000,
-            "h" | "hr" | "hour" | "hours" => 3_600_000_000,
-            "d" | "day" | "days" => 86_400_000_000,
-            "w" | "week" | "weeks" => 604_800_000_000,
-            _ => return None,
-        };
-        sum = Some(sum.unwrap_or(0).checked_add(fixed_point(number, microseconds)?)?);
-        rest = after.trim_start();
-    }
-    sum
+    let nanoseconds = duration::parse(text).ok()?;
+    u64::try_from(nanoseconds / 1000).ok()
 }
 
 /// The bit mask of `0-3,8`; the lists of cpuset(7), blanks as separators too.
@@ -413,6 +395,8 @@ fn distance(one: &str, other: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use crate::duration;
+
     use super::*;
 
     fn parsed(text: &str) -> (String, Value) {

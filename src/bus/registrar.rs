@@ -101,8 +101,10 @@ impl Registrar {
     }
 
     /// Registers the machine with machined. After [`Registrar::open_unit`] and before the leader is moved further down
-    /// in the unit's cgroup: machined takes the unit from where the leader is, and from systemd 259 on watches the
-    /// subgroup instead of the unit when the leader is in one.
+    /// in the unit's cgroup: machined takes the unit from where the leader is, and newer ones (seen: 262; not 257) take
+    /// a leader in a subgroup for a machine that shares its unit, and signal the supervisor instead of stopping the unit.
+    /// Their word for the supervisor is the process that registers: the registrar, which passes SIGTERM on as
+    /// [`Event::StopRequested`].
     ///
     /// # Errors
     /// [`BusError::NameTaken`], [`BusError::NoMachined`], [`BusError::Refused`].

@@ -107,9 +107,9 @@ pub(super) fn claim_scope(bus: &Connection, machine: &str) -> Result<(), BusErro
 
 /// How a process is named to PID 1.
 enum Leader<'a> {
-    /// systemd ≥ 254.
+    /// By pidfd: no other process can have got its pid in between.
     PidFd(BorrowedFd<'a>),
-    /// Older.
+    /// For a PID 1 that has no `PIDFDs` (seen: 252; not 257).
     Pid(u32),
 }
 
@@ -132,7 +132,7 @@ pub(super) fn open_scope(
     // Before the job is made, or its end could be missed.
     call(bus, BUS, "AddMatch", &JOBS)?;
     let started = start_scope(bus, machine, wanted, &Leader::PidFd(leader)).or_else(|failure| {
-        // Before 254 there is no PIDFDs; the word for that has changed over time. The same words are used for a property
+        // Without PIDFDs (252) it is PropertyReadOnly; the word has changed over time. The same words are used for a property
         // of the user's that does not fit, which fails the second time as well.
         match failure.is(&["PropertyReadOnly", "UnknownProperty", "InvalidArgs"]) {
             true => start_scope(bus, machine, wanted, &Leader::Pid(machine.leader)),

@@ -151,30 +151,14 @@ fn near(paths: &[&Path], name: &str) -> Vec<String> {
         .filter(|found| !found.starts_with('.'))
         .filter_map(|found| {
             let found = found.strip_suffix(".raw").map(ToOwned::to_owned).unwrap_or(found);
-            let distance = distance(name, &found);
+            let distance = strsim::osa_distance(name, &found);
             let longer = !name.is_empty() && found.starts_with(name);
-            (distance <= 2 && distance < name.chars().count() || longer).then_some((distance, found))
+            (distance <= (name.chars().count() / 3).min(2) || longer).then_some((distance, found))
         })
         .collect();
     close.sort();
     close.dedup();
     close.into_iter().take(3).map(|(_, found)| found).collect()
-}
-
-/// Levenshtein's edit distance in characters.
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, l) in left.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, r) in right.iter().enumerate() {
-            let substituted = diagonal + usize::from(l != *r);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[right.len()]
 }
 
 #[cfg(test)]

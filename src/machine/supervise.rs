@@ -32,7 +32,7 @@ impl Signals {
     pub fn catch() -> io::Result<Self> {
         let (read_end, write_end) = UnixStream::pair()?;
         let asked = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
-        Ok(Self(SignalDelivery::with_pipe(read_end, write_end, SignalOnly::default(), asked)?))
+        Ok(Self(SignalDelivery::with_pipe(read_end, write_end, SignalOnly, asked)?))
     }
 
     /// How many have come since the last time; the socket is emptied.

@@ -76,7 +76,7 @@ pub fn enter(root: &OwnedFd) -> io::Result<()> {
     // (man 2 pivot_root, `pivot_root(".", ".")`).
     rustix::process::pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
-    Ok(std::env::set_current_dir("/")?)
+    std::env::set_current_dir("/")
 }
 
 /// Ends the making of the root: read-only where asked (the root mount alone), and everything shared, so that what the

@@ -33,7 +33,7 @@ fn find_init(image: &Image, tree: &Tree) -> Result<std::path::PathBuf> {
     tree.find_init().map(|found| found.path).map_err(|reason| {
         let error = Error::new(Kind::Failed, format!("'{path}' has no init")).because(&reason);
         match reason {
-            NoInit::Missing { .. } => error.hint("`osier run` runs a command in a tree without one"),
+            NoInit::Missing => error.hint("`osier run` runs a command in a tree without one"),
             _ => error,
         }
     })

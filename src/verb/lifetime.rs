@@ -75,7 +75,10 @@ fn on_terminal(terminal: Terminal, spec: &MachineSpec, plan: LaunchPlan, quiet: 
             drop(supervisors);
             let end = front::run(supervisor, fronts, terminal).context(|| "cannot hold the terminal")?;
             Ok(match end {
-                FrontEnd::Detached => 0,
+                FrontEnd::Detached => {
+                    eprintln!("\nosier: detached; machine '{}' goes on", spec.name);
+                    0
+                }
                 FrontEnd::Ended(code) => Ended::Exited(code).code(),
                 FrontEnd::Killed(signal) => Ended::Killed(signal).code(),
             })

@@ -1,12 +1,15 @@
 //! `osier list`: the machines that run.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::{age, json, print, table};
+use crate::bus::{self, machined::Machine};
 use crate::cli::List;
 use crate::error::Result;
+use crate::image;
 use crate::machine::record::{Record, Store};
 use crate::net::addresses;
 
@@ -29,7 +32,9 @@ struct Row {
 /// # Errors
 /// When records cannot be read or standard output cannot be written to.
 pub fn execute(options: &List, store: &Store) -> Result<()> {
-    let rows: Vec<Row> = store.list()?.into_iter().map(row).collect();
+    let mut rows: Vec<Row> = store.list()?.into_iter().map(row).collect();
+    rows.extend(others(&rows));
+    rows.sort_by(|one, other| one.machine.cmp(&other.machine));
     if options.json {
         return print(&json(&rows)?);
     }
@@ -47,6 +52,34 @@ fn row(record: Record) -> Row {
         started: Some(record.started),
         leader: record.leader,
     }
+}
+
+/// The machines that machined knows and osier did not boot. A bus that does not answer hides them, not osier's own.
+fn others(own: &[Row]) -> Vec<Row> {
+    if !bus::available() {
+        return Vec::new();
+    }
+    let known = bus::machined::list().unwrap_or_default().into_iter();
+    // `.host` is the host itself.
+    let known = known.filter(|machine| !machine.name.starts_with('.'));
+    known.filter(|machine| own.iter().all(|row| row.machine != machine.name)).map(other).collect()
+}
+
+fn other(machine: Machine) -> Row {
+    Row {
+        addresses: addresses::read(machine.leader).unwrap_or_default(),
+        machine: machine.name,
+        class: machine.class,
+        service: machine.service,
+        os: machine.root.and_then(|root| os(&root)),
+        started: None,
+        leader: machine.leader,
+    }
+}
+
+/// What the os-release of a tree says that it is.
+fn os(root: &Path) -> Option<String> {
+    Some(image::Tree::open(root).ok()?.read_os_release().ok()??.pretty_name)
 }
 
 fn text(rows: &[Row], bare: bool) -> String {

@@ -18,6 +18,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::bus;
 use crate::cli::Verb;
 use crate::error::{Error, Kind, Result};
 use crate::exit;
@@ -82,12 +83,22 @@ fn running(store: &Store, names: &[String]) -> Result<Vec<Record>> {
 }
 
 fn unknown(store: &Store, name: &str) -> Error {
+    if machined_knows(name) {
+        let what = format!("'{name}' is not a machine of osier's");
+        return Error::new(Kind::NotFound, what)
+            .hint(format!("systemd-machined knows it: machinectl status {name}"));
+    }
     let error = Error::new(Kind::NotFound, format!("no machine '{name}' is running"));
     let names: Vec<_> = store.list().unwrap_or_default().into_iter().map(|record| record.name).collect();
     match closest(name, &names) {
         Some(close) => error.hint(format!("did you mean '{close}'?")),
         None => error.hint("see `osier list`"),
     }
+}
+
+/// Whether machined has a machine of this name; a bus that does not answer knows nothing.
+fn machined_knows(name: &str) -> bool {
+    bus::available() && matches!(bus::machined::get(name), Ok(Some(_)))
 }
 
 /// The name that a mistyped one was probably meant to be: at most a third of it differs.

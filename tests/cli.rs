@@ -1,0 +1,134 @@
+//! The command line from outside: the built program, its texts and exit codes. Needs no root.
+#![expect(clippy::unwrap_used, reason = "a test that cannot run the program has failed")]
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use clap::Parser;
+use osier::cli::{Cli, Verb};
+
+fn osier(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_osier")).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn wrong_usage_is_2_whatever_the_verb() {
+    for line in [
+        &["nonsense"][..],
+        &[],
+        &["boot"],
+        &["boot", "--clock=later", "web"],
+        &["run", "web"],
+        &["run", "web", "true"],
+        &["list", "--jsn"],
+        &["show"],
+        &["show", "web", "--json", "--value"],
+        &["completions", "csh"],
+    ] {
+        let output = osier(line);
+        assert_eq!(output.status.code(), Some(2), "{line:?}: {output:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{line:?}");
+    }
+    let wrong = osier(&["boot", "--clock=later", "web"]);
+    assert!(text(&wrong.stderr).starts_with("osier: "), "{}", text(&wrong.stderr));
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    for line in [&["--help"][..], &["-h"], &["boot", "--help"], &["image", "build", "-h"], &["--version"]] {
+        let output = osier(line);
+        assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty(), "{line:?}");
+    }
+}
+
+#[test]
+fn a_machine_that_is_not_there_is_said_in_one_sentence() {
+    for verb in ["status", "show", "terminate"] {
+        let output = osier(&[verb, "no-such-machine-here"]);
+        assert_eq!(output.status.code(), Some(1), "{verb}");
+        let said = text(&output.stderr);
+        assert!(
+            said.starts_with("osier: no machine 'no-such-machine-here' is running\nhint: "),
+            "{verb}: {said}"
+        );
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(osier(&["show", "../../etc/passwd"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure_and_a_full_disk_is_one() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let closed = Command::new(env!("CARGO_BIN_EXE_osier"))
+        .args(["completions", "bash"])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let closed = closed.wait_with_output().unwrap();
+    assert!(closed.status.success() && closed.stderr.is_empty(), "{closed:?}");
+    let full = Command::new(env!("CARGO_BIN_EXE_osier"))
+        .args(["completions", "bash"])
+        .stdout(File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(full.status.code(), Some(1));
+    assert_eq!(text(&full.stderr), "osier: cannot write to standard output: no space left on device\n");
+}
+
+#[test]
+fn completions_know_every_verb() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = osier(&["completions", shell]);
+        assert!(output.status.success());
+        for word in ["terminate", "clock-boottime", "no-legend"] {
+            assert!(text(&output.stdout).contains(word), "{shell}: {word}");
+        }
+    }
+    let script = osier(&["completions", "bash"]).stdout;
+    let mut shell = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut shell.stdin.take().unwrap(), &script).unwrap();
+    assert!(shell.wait().unwrap().success(), "bash refuses its completion script");
+}
+
+#[test]
+fn check_gives_an_array_and_a_verdict() {
+    let output = osier(&["check", "--json"]);
+    let found: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let lacks = found.iter().any(|one| one["required"] == true && one["present"] == false);
+    assert_eq!(output.status.code(), Some(i32::from(lacks)), "{}", text(&output.stdout));
+    let names: Vec<_> = found.iter().filter_map(|one| one["what"].as_str()).collect();
+    for wanted in ["root", "time namespace", "cgroup2", "overlayfs", "system bus"] {
+        assert!(names.contains(&wanted), "{wanted} is not in {names:?}");
+    }
+}
+
+#[test]
+fn list_is_an_array_in_json() {
+    let output = osier(&["list", "--json"]);
+    assert!(output.status.success());
+    assert!(serde_json::from_slice::<Vec<serde_json::Value>>(&output.stdout).is_ok());
+}
+
+#[test]
+fn the_units_command_line_parses() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("units/osier@.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap();
+    let line = value("ExecStart").replace("%i", "web");
+    let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+    let Verb::Boot(boot) = cli.verb else { panic!("not boot: {line}") };
+    assert_eq!(boot.tree, "web");
+    assert_eq!(boot.options.identity.machine.as_deref(), Some("web"));
+    assert!(boot.options.cgroup.keep_unit, "the unit is the machine's");
+    assert_eq!(boot.options.process.notify_ready.as_deref(), Some("yes"));
+    let notifies = (value("Type"), value("Delegate"), value("DelegateSubgroup"), value("KillMode"));
+    assert_eq!(notifies, ("notify", "yes", "supervisor", "mixed"));
+    assert_eq!(value("RestartForceExitStatus"), osier::exit::REBOOT.to_string());
+}

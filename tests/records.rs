@@ -1,0 +1,198 @@
+//! `list`, `status`, `show` and `terminate` on records that this test holds as a supervisor would. Needs root: the
+//! directory of records is mounted over /run/osier/machines in a mount namespace of its own for each command.
+#![expect(clippy::unwrap_used, reason = "a test that cannot make its records has failed")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use osier::machine::record::{Claim, Clocks, Record, Store};
+use serde_json::Value;
+
+struct Machines {
+    directory: PathBuf,
+    store: Store,
+}
+
+impl Machines {
+    fn new(test: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("osier-records-{test}-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let store = Store::at(&directory);
+        Self { directory, store }
+    }
+
+    fn start(&self, name: &str, leader: u32) -> Claim {
+        let mut claim = self.store.claim(name).unwrap();
+        claim.write(&record(name, leader)).unwrap();
+        claim
+    }
+
+    fn osier(&self, arguments: &[&str]) -> Output {
+        let script = "mount -t tmpfs tmpfs /run && mkdir -p /run/osier/machines && \
+            mount --bind \"$1\" /run/osier/machines && shift && exec \"$@\"";
+        Command::new("unshare")
+            .args(["--mount", "--propagation=private", "sh", "-c", script, "sh"])
+            .arg(&self.directory)
+            .arg(env!("CARGO_BIN_EXE_osier"))
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn record(name: &str, leader: u32) -> Record {
+    let namespace = fs::metadata("/proc/self/ns/pid").unwrap().ino();
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - Duration::from_secs(90_000);
+    Record {
+        version: Record::VERSION,
+        name: name.to_owned(),
+        id: "0123456789abcdef".repeat(2),
+        class: "container".to_owned(),
+        verb: "boot".to_owned(),
+        leader,
+        supervisor: std::process::id(),
+        root: Path::new("/var/lib/machines").join(name),
+        os: Some("Debian GNU/Linux 13 (trixie)".to_owned()),
+        unit: Some(format!("machine-{name}.scope")),
+        registered: false,
+        cgroup: None,
+        namespaces: BTreeMap::from([("pid".to_owned(), namespace)]),
+        clocks: Clocks { monotonic_offset_ns: -3_600_000_000_000, boottime_offset_ns: 5 },
+        links: vec![format!("ve-{name}")],
+        started: u64::try_from(started.as_micros()).unwrap(),
+    }
+}
+
+fn sleeper() -> Child {
+    Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    assert!(output.status.success(), "{output:?}");
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_reading_verbs_tell_what_the_record_says() {
+    let machines = Machines::new("read");
+    assert_eq!(stdout(&machines.osier(&["list"])), "No machines.\n");
+    let own = std::process::id();
+    let web = machines.start("web", own);
+    let mail = machines.start("mail", own);
+    let claimed = machines.store.claim("claimed-only").unwrap();
+
+    let table = machines.osier(&["list"]);
+    let lines: Vec<_> = stdout(&table).lines().collect();
+    assert!(lines[0].starts_with("MACHINE CLASS     SERVICE OS "), "{lines:?}");
+    assert!(
+        lines[1].starts_with("mail    container osier   Debian GNU/Linux 13 (trixie) 1d 1h  -"),
+        "{lines:?}"
+    );
+    assert_eq!((lines.len(), lines[4]), (5, "2 machines listed."), "{lines:?}");
+    let bare = machines.osier(&["list", "--no-legend"]);
+    assert_eq!(stdout(&bare).lines().count(), 2);
+    let array: Vec<Value> = serde_json::from_str(stdout(&machines.osier(&["list", "--json"]))).unwrap();
+    assert_eq!((&array[1]["machine"], &array[1]["leader"]), (&"web".into(), &own.into()));
+
+    let shown: Record = serde_json::from_str(stdout(&machines.osier(&["show", "web", "--json"]))).unwrap();
+    assert_eq!(shown.root, Path::new("/var/lib/machines/web"));
+    let lines = machines.osier(&["show", "web"]);
+    for line in
+        [&format!("Leader={own}"), "Unit=machine-web.scope", "ClockMonotonicOffsetNSec=-3600000000000"]
+    {
+        assert!(stdout(&lines).lines().any(|found| found == line), "{line} is not in {}", stdout(&lines));
+    }
+    let one = machines.osier(&["show", "web", "mail", "-p", "Name,Class", "--value"]);
+    assert_eq!(stdout(&one), "web\ncontainer\nmail\ncontainer\n");
+    assert_eq!(machines.osier(&["show", "web", "-p", "Nmae"]).status.code(), Some(2));
+
+    let status = machines.osier(&["status", "web"]);
+    for part in [
+        "; 1d 1h ago\n",
+        "Clocks: monotonic -1h, boottime +",
+        "Interface: ve-web\n",
+        "Root: /var/lib/machines/web\n",
+    ] {
+        assert!(stdout(&status).contains(part), "{part} is not in {}", stdout(&status));
+    }
+    let slip = machines.osier(&["status", "wbe"]);
+    assert!(String::from_utf8_lossy(&slip.stderr).ends_with("hint: did you mean 'web'?\n"), "{slip:?}");
+    for claim in [web, mail, claimed] {
+        claim.close().unwrap();
+    }
+    assert_eq!(stdout(&machines.osier(&["list"])), "No machines.\n");
+}
+
+#[test]
+fn terminate_kills_the_leaders_and_waits_for_the_records() {
+    let machines = Machines::new("terminate");
+    let mut supervised: Vec<_> = ["a", "b"]
+        .into_iter()
+        .map(|name| {
+            let leader = sleeper();
+            (machines.start(name, leader.id()), leader)
+        })
+        .collect();
+    let refused = machines.osier(&["terminate", "a", "c"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(supervised[0].1.try_wait().unwrap().is_none(), "all named have to be there, or none is ended");
+
+    let store = machines.store.clone();
+    let supervisor = std::thread::spawn(move || {
+        for (claim, mut leader) in supervised {
+            let status = leader.wait().unwrap();
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
+            std::thread::sleep(Duration::from_millis(100));
+            claim.close().unwrap();
+        }
+    });
+    let ended = machines.osier(&["terminate", "a", "b"]);
+    assert!(ended.status.success(), "{ended:?}");
+    assert!(store.list().unwrap().is_empty(), "it came back before the machines were gone");
+    supervisor.join().unwrap();
+}
+
+#[test]
+fn a_number_that_is_another_process_now_is_not_killed() {
+    let machines = Machines::new("reused");
+    let mut stranger = sleeper();
+    let mut claim = machines.store.claim("web").unwrap();
+    let mut stale = record("web", stranger.id());
+    stale.namespaces.insert("pid".to_owned(), 1);
+    claim.write(&stale).unwrap();
+    let supervisor = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        claim.close().unwrap();
+    });
+    assert!(machines.osier(&["terminate", "web"]).status.success());
+    supervisor.join().unwrap();
+    let survived = stranger.try_wait().unwrap().is_none();
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    assert!(survived, "a process outside of the machine was killed");
+}
+
+#[test]
+fn a_hundred_machines_are_listed_quickly() {
+    let machines = Machines::new("many");
+    let claims: Vec<_> =
+        (0..100).map(|number| machines.start(&format!("m{number}"), std::process::id())).collect();
+    let times = (0..10).map(|_| {
+        let start = Instant::now();
+        assert_eq!(machines.store.list().unwrap().len(), 100);
+        start.elapsed()
+    });
+    let best = times.min().unwrap();
+    assert!(best < Duration::from_millis(10), "{best:?}");
+    drop(claims);
+}
