@@ -3,7 +3,7 @@
 # DIRECTORY gets osier, its units, the scenario tests and `inside`, which runs them.
 collect_scenarios() { # DIRECTORY
     local messages executable name
-    messages=$(cargo test --quiet --locked --no-run --test host --message-format=json)
+    messages=$(cargo test --quiet --locked --no-run --test 'host*' --message-format=json)
     mkdir -p "$1/bin"
     while read -r name executable; do
         strip -o "$1/bin/$name" "$executable"
