@@ -221,7 +221,7 @@ pub struct Network {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Console")]
 pub struct Console {
-    /// How the console is connected [default: interactive on a terminal, else read-only]
+    /// How the console is connected [default: interactive on a terminal, else read-only (boot) or pipe (run)]
     #[arg(long, value_name = "MODE")]
     #[arg(value_parser = ["interactive", "read-only", "passive", "pipe", "autopipe"])]
     pub console: Option<String>,

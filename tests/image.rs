@@ -294,6 +294,7 @@ fn a_recipe_is_applied_to_what_the_tool_made() {
 for tree; do case $tree in /*) break; esac; done
 mkdir $tree/etc && echo 'root:*:1::::::' > $tree/etc/shadow && echo builder > $tree/etc/hostname
 echo \"$@\" > $tree/etc/asked
+mkdir -p $tree/var/cache/apt/archives/partial && echo x > $tree/var/cache/apt/archives/x.deb
 ";
     let more = "[units]\nmask = ['systemd-udevd.service']\n\
                 [[file]]\npath = '/etc/a/b'\nmode = 0o600\ntext = 'c'\n[[file]]\npath = '/etc/l'\nlink = 'a/b'\n";
@@ -318,6 +319,8 @@ echo \"$@\" > $tree/etc/asked
         let asked = read("etc/asked");
         assert!(asked.contains("--variant=minbase --components=main --include=systemd,dbus"), "{asked}");
         assert!(asked.ends_with("http://mirror.invalid/debian\n"), "{asked}");
+        let archives = fs::read_dir(place.to("x/var/cache/apt/archives")).unwrap();
+        assert_eq!(archives.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["partial"]);
         assert_eq!(place.left(), ["x"]);
     }
 }

@@ -71,7 +71,25 @@ pub(super) fn fill(recipe: &Recipe, scratch: &Scratch, growing: &mut Growing<'_>
         Some(stage) if !stage.starts_with("success") => progress.stage(stage.trim_end_matches('.')),
         _ => progress.tick(scratch.written()),
     };
-    tool::run(name, command, &growing.interrupt, &mut heard).map(drop)
+    tool::run(name, command, &growing.interrupt, &mut heard)?;
+    drop_downloads(&scratch.tree()).map_err(BuildError::at("remove the downloaded packages"))
+}
+
+/// mmdebstrap has done this already; debootstrap leaves as much again as the tree is large.
+fn drop_downloads(root: &Path) -> io::Result<()> {
+    for directory in ["var/cache/apt/archives", "var/lib/apt/lists"] {
+        let entries = match fs::read_dir(root.join(directory)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn mmdebstrap(path: &Path, debian: &Debian, scratch: &Scratch, mirrors: &[String]) -> Command {

@@ -47,10 +47,11 @@ pub(super) fn apply(
         link(tree, &path, "/dev/null".as_ref()).map_err(at(unit.as_ref()))?;
     }
     if !recipe.units.enable.is_empty() {
-        // The tree's own systemctl knows what its units ask for in [Install]; in a chroot it only makes symlinks.
+        // The tree's own systemctl knows what its units ask for in [Install]; in a chroot it only makes symlinks. By its path:
+        // PATH is the host's.
         let units = recipe.units.enable.iter().map(AsRef::as_ref);
         let mut command = tool::contained("chroot".as_ref());
-        command.arg(scratch.tree()).args(["systemctl", "enable", "--quiet", "--"]).args(units);
+        command.arg(scratch.tree()).args(["/bin/systemctl", "enable", "--quiet", "--"]).args(units);
         tool::run("systemctl enable", command, &growing.interrupt, &mut |_| {})?;
     }
     Ok(())
