@@ -88,7 +88,9 @@ fn run_all(filter: Option<&String>) -> ExitCode {
     }
     // As the usual harness closes, for tests/run to count. What is for another tier is not skipped: it runs there.
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
-    println!("\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; {not_run} for another tier");
+    println!(
+        "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; {not_run} for another tier"
+    );
     if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
