@@ -8,6 +8,8 @@ mod supervisor;
 
 use std::os::fd::AsFd;
 
+use nix::unistd::Pid;
+
 use crate::console::Streams;
 use crate::error::{Context, Error, Kind, Result};
 use crate::machine::{Attachment, Leader, Running, Tenure};
@@ -35,14 +37,10 @@ pub fn launch(
             drop(supervisor_end);
             outer::live(plan, &given, inside)
         }
-        Forked::Parent(outer) => outer,
+        Forked::Parent(outer) => Outer(outer),
     };
     drop(inside);
-    let cloned = supervisor_end.cloned();
-    // It has exited, or is about to: the leader is its last deed.
-    nix::sys::wait::waitpid(outer, None)
-        .map_err(|error| Error::io("cannot wait for the outer", &error.into()))?;
-    let (cloned, leader) = cloned?;
+    let (cloned, leader) = supervisor_end.cloned()?;
     let mut running = Running::new(Leader::new(leader.pid, leader.pidfd));
     running.cgroup = cgroup.map(|(guard, _)| guard);
 
@@ -56,9 +54,20 @@ pub fn launch(
     running.notify = handover.notify;
     let record = supervisor::describe(plan, tenure, &running)?;
     tenure.record(&record)?;
+    // Not earlier: its exit takes longer than the leader's next steps.
+    drop(outer);
     match ready.go() {
         Ok(()) => Ok(running),
         Err(error) => Err(explain(error, &mut running)),
+    }
+}
+
+/// The outer, which ends by itself, to be waited for.
+struct Outer(Pid);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        let _ = nix::sys::wait::waitpid(self.0, None);
     }
 }
 

@@ -21,6 +21,9 @@ use crate::notify::{self, Message};
 use crate::signal::Signal;
 use crate::spec::Ready;
 
+/// So many milliseconds without an event, and the machine is taken for one that stays.
+const QUIET: u16 = 500;
+
 /// The signals that ask the supervisor to end its machine.
 pub struct Signals(SignalDelivery<UnixStream, SignalOnly>);
 
@@ -71,8 +74,15 @@ pub fn supervise(
         state = state.ready();
         tell("READY=1\nSTATUS=The machine runs.");
     }
+    let mut weight = Weight::Launched;
     loop {
-        let ready = wait(running, tenure, attachment, signals).context(|| "cannot wait for the machine")?;
+        let ready =
+            wait(running, tenure, attachment, signals, weight).context(|| "cannot wait for the machine")?;
+        if ready.quiet && weight == Weight::Launched {
+            // Memory is worth an attempt, not a machine.
+            let _ = crate::sys::slim();
+            weight = Weight::Slim;
+        }
         for ask in asks(tenure, attachment, signals)? {
             let (next, act) = state.asked(ask);
             perform(act, &running.leader, manner)?;
@@ -93,24 +103,46 @@ pub fn supervise(
 }
 
 /// What was found ready that is not asked by itself.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "three descriptors or none of them: the answer of one poll(2)"
+)]
 struct Found {
     ended: bool,
     notified: bool,
+    quiet: bool,
 }
 
-fn wait(running: &Running, tenure: &Tenure, attachment: &Attachment, signals: &Signals) -> io::Result<Found> {
+/// How much of the launch this process still carries in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Weight {
+    /// All of it: a machine that ends at once need not pay for getting rid of it.
+    Launched,
+    /// Only what the loop needs.
+    Slim,
+}
+
+fn wait(
+    running: &Running,
+    tenure: &Tenure,
+    attachment: &Attachment,
+    signals: &Signals,
+    weight: Weight,
+) -> io::Result<Found> {
     let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
     let notify = running.notify.as_ref().map(AsFd::as_fd);
     let mut fds = vec![input(running.leader.pidfd()), input(signals.fd())];
     fds.extend(notify.map(input));
     fds.extend(tenure.bus_fd().map(input));
     fds.extend(attachment.interest());
-    match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => {}
+    let patience = if weight == Weight::Launched { PollTimeout::from(QUIET) } else { PollTimeout::NONE };
+    let quiet = match poll(&mut fds, patience) {
+        Ok(found) => found == 0,
+        Err(Errno::EINTR) => false,
         Err(error) => return Err(error.into()),
-    }
+    };
     let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-    Ok(Found { ended: is_ready(&fds[0]), notified: notify.is_some() && is_ready(&fds[2]) })
+    Ok(Found { ended: is_ready(&fds[0]), notified: notify.is_some() && is_ready(&fds[2]), quiet })
 }
 
 /// Everything that was asked for, by signal, by the user, by PID 1.

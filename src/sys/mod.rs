@@ -9,6 +9,7 @@
 mod bounding;
 mod close;
 mod exec;
+mod memory;
 mod mount;
 mod process;
 mod signal;
@@ -18,6 +19,7 @@ pub mod testing;
 pub use bounding::{drop_bounding, has_bounding};
 pub use close::close_range;
 pub use exec::{close_at_exec_from, set_default_action};
+pub use memory::slim;
 pub use mount::{MountAttributes, MountDepth, mount_setattr};
 pub use process::{Cloned, Forked, clone_sibling, exit_now, fork, unshare_namespaces};
 pub use signal::{pidfd_send_realtime, wait_signal};
