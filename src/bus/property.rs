@@ -395,8 +395,6 @@ fn distance(one: &str, other: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use crate::duration;
-
     use super::*;
 
     fn parsed(text: &str) -> (String, Value) {

@@ -221,6 +221,12 @@ impl Claim {
     /// # Errors
     /// What open(2), write(2) and rename(2) give, such as `ENOSPC` when /run is full.
     pub fn write(&mut self, record: &Record) -> Result<()> {
+        let failed = |error: &io::Error| Error::io(format!("cannot write {}", self.path.display()), error);
+        if self.file.metadata().map_err(|error| failed(&error))?.len() == 0 {
+            // The first record needs no other file: nobody takes an empty one for a machine, and what is not whole yet
+            // is no record.
+            return fill(&self.file, record).map_err(|error| failed(&error));
+        }
         let replacement = self.replacement();
         let written = write_locked(&replacement, record).and_then(|file| {
             fs::rename(&replacement, &self.path)?;
@@ -296,13 +302,18 @@ fn take(path: &Path) -> io::Result<Taken> {
 
 fn write_locked(path: &Path, record: &Record) -> io::Result<File> {
     remove_if_there(path)?;
-    let mut file = open(OpenOptions::new().create_new(true), path)?;
+    let file = open(OpenOptions::new().create_new(true), path)?;
     file.set_permissions(Permissions::from_mode(0o644))?;
-    lock(&file, NAME_BYTE, 2)?;
+    fill(&file, record)?;
+    Ok(file)
+}
+
+/// Locks the record's byte, so that it reads as a living one's, and writes the record in one piece.
+fn fill(mut file: &File, record: &Record) -> io::Result<()> {
+    lock(file, NAME_BYTE, 2)?;
     let mut text = serde_json::to_vec_pretty(record)?;
     text.push(b'\n');
-    file.write_all(&text)?;
-    Ok(file)
+    file.write_all(&text)
 }
 
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
