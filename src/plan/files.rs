@@ -30,6 +30,9 @@ const MASKED: [&str; 8] = [
 const READ_ONLY: [&str; 7] =
     ["/proc/acpi", "/proc/apm", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi"];
 
+/// The host's firmware, and the one fusectl of the whole host, by which root could abort anybody's FUSE connections.
+const HIDDEN: [&str; 2] = ["/sys/firmware", "/sys/fs/fuse"];
+
 /// Steps that need nothing of the leader's namespaces.
 pub(super) fn outer(spec: &MachineSpec, host: &HostFacts) -> Vec<Op> {
     let mut ops = devices(host);
@@ -56,7 +59,7 @@ pub(super) fn leader(spec: &MachineSpec) -> Vec<Op> {
     ops.extend(READ_ONLY.map(|path| Op::ReadOnly { target: path.into() }));
     let access = if spec.api_vfs == ApiVfs::ReadWrite { Access::ReadWrite } else { Access::ReadOnly };
     ops.push(kernel("sysfs", "/sys", "", access));
-    ops.push(Op::Mask { target: "/sys/firmware".into(), need: Need::Optional });
+    ops.extend(HIDDEN.map(|path| Op::Mask { target: path.into(), need: Need::Optional }));
     ops.push(kernel("cgroup2", "/sys/fs/cgroup", "", Access::ReadWrite));
     ops.push(kernel("mqueue", "/dev/mqueue", "", Access::ReadWrite));
     ops
