@@ -13,12 +13,12 @@ use crate::console::Mode;
 use crate::error::{Error, Kind, Result};
 use crate::host::{First, HostFacts};
 use crate::ids::MachineId;
-use crate::mount::op::{Access, Op};
+use crate::mount::op::Op;
 use crate::name::MachineName;
 use crate::namespace::{self, Namespaces};
 use crate::net::Veth;
 use crate::signal::Signal;
-use crate::spec::{ClockNeed, Layer, MachineSpec, Network, Program, Ready, Register, Unit};
+use crate::spec::{ClockNeed, MachineSpec, Network, Program, Ready, Register, Root, Unit};
 
 /// Everything that a launch does.
 #[derive(Debug, Clone)]
@@ -66,19 +66,6 @@ pub struct LaunchPlan {
 pub enum IdMap {
     /// No user namespace: the host's.
     Host,
-}
-
-/// A machine's root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Root {
-    /// The tree, absolute and canonical.
-    pub tree: PathBuf,
-    /// Whether it can be written to.
-    pub access: Access,
-    /// Where what is written goes.
-    pub layer: Layer,
-    /// `PRETTY_NAME` of its os-release.
-    pub os: Option<String>,
 }
 
 /// A machine's network.
@@ -165,12 +152,7 @@ impl LaunchPlan {
             hostname: spec.hostname.clone(),
             id_map: IdMap::Host,
             clocks,
-            root: Root {
-                tree: spec.root.tree.clone(),
-                access: spec.root.access,
-                layer: spec.root.layer,
-                os: spec.root.os.clone(),
-            },
+            root: spec.root.clone(),
             outer: files::outer(spec, host),
             leader: files::leader(spec),
             network: match spec.network {

@@ -6,7 +6,7 @@ use super::{CgroupPlan, IdMap, LaunchPlan, NetworkPlan};
 use crate::duration;
 use crate::mount::op::Access;
 use crate::net::LinkEnd;
-use crate::spec::{First, Layer, Program, Ready, Register};
+use crate::spec::{First, Layer, Program, Ready, Register, Root};
 
 impl fmt::Display for LaunchPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,7 +64,7 @@ impl LaunchPlan {
     }
 }
 
-impl fmt::Display for super::Root {
+impl fmt::Display for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let layer = if self.layer == Layer::Scratch { " under a throw-away layer" } else { "" };
         let access = if self.access == Access::ReadOnly { ", read-only" } else { "" };
