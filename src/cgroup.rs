@@ -88,8 +88,14 @@ impl Cgroup {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        enable_controllers(&self.mount, &self.path);
+        self.enable_controllers();
         Ok(())
+    }
+
+    /// Every cgroup has one writer (CGROUP_DELEGATION, "Two Key Design Rules"): above a unit's directory that is systemd.
+    fn enable_controllers(&self) {
+        let from = if self.origin == Origin::Unit { &self.path } else { &self.mount };
+        enable_controllers(from, &self.path);
     }
 
     /// The machine's directory, absolute on the host.
@@ -118,23 +124,31 @@ impl Cgroup {
     /// What writing cgroup.procs gives.
     pub fn place(&self, pid: u32) -> io::Result<()> {
         fs::write(self.payload().join("cgroup.procs"), pid.to_string())?;
-        enable_controllers(&self.mount, &self.path);
+        self.enable_controllers();
         Ok(())
     }
 
-    /// Moves this very process out of the machine's own directory into `supervisor` beside `payload`: with processes in
-    /// it no controller could be enabled for what is below (the no internal process constraint).
+    /// Moves the processes of the machine's own directory, this one and what it forked, into `supervisor` beside
+    /// `payload`: with any of them in it no controller could be enabled for what is below (the no internal process
+    /// constraint).
     ///
     /// # Errors
     /// What mkdir(2) and writing cgroup.procs give.
     pub fn place_supervisor(&self) -> io::Result<()> {
+        let processes = fs::read_to_string(self.path.join("cgroup.procs"))?;
         let own = self.path.join("supervisor");
         match fs::create_dir(&own) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        fs::write(own.join("cgroup.procs"), std::process::id().to_string())?;
-        enable_controllers(&self.mount, &self.path);
+        for process in processes.lines() {
+            match fs::write(own.join("cgroup.procs"), process) {
+                // It has ended meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                result => result?,
+            }
+        }
+        self.enable_controllers();
         Ok(())
     }
 
@@ -205,11 +219,11 @@ fn make_directories(mount: &Path, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Enables in each directory from `mount` down to `path` the controllers that it has for the directories below. A
+/// Enables in each directory from `top` down to `path` the controllers that it has for the directories below. A
 /// controller that cannot be enabled is one that the machine does not have: its `cgroup.controllers` tells it.
-fn enable_controllers(mount: &Path, path: &Path) {
-    let mut down: Vec<_> = path.ancestors().take_while(|above| *above != mount).collect();
-    down.push(mount);
+fn enable_controllers(top: &Path, path: &Path) {
+    let mut down: Vec<_> = path.ancestors().take_while(|above| *above != top).collect();
+    down.push(top);
     while let Some(directory) = down.pop() {
         let has = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
         let enabled = fs::read_to_string(directory.join("cgroup.subtree_control")).unwrap_or_default();
