@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::record::{Claim, Record, Store};
 use crate::bus::{self, BusError, Registrar};
@@ -20,6 +21,11 @@ use crate::mount::root::open_scratch;
 use crate::net;
 use crate::plan::{CgroupPlan, LaunchPlan, propagation_directory};
 use crate::spec::{Layer, Register};
+
+/// How long PID 1 and machined may take to forget a machine whose supervisor was killed.
+const OBLIVION: Duration = Duration::from_secs(5);
+/// How often they are asked whether they have.
+const PACE: Duration = Duration::from_millis(20);
 
 /// A machine's name and tree, held.
 #[derive(Debug)]
@@ -50,7 +56,7 @@ impl Tenure {
     pub fn take(plan: &LaunchPlan, store: &Store) -> Result<Self> {
         let name = plan.name.as_str();
         // Forked before anything is held: it must not share the locks.
-        let (registrar, machined) = ask_bus(plan)?;
+        let (registrar, machined) = ask_bus(plan, store)?;
         let claim = store.claim(name)?;
         if let Some(leftover) = claim.leftover() {
             clear(plan, leftover)?;
@@ -119,7 +125,7 @@ impl Tenure {
     }
 }
 
-fn ask_bus(plan: &LaunchPlan) -> Result<(Option<Registrar>, Machined)> {
+fn ask_bus(plan: &LaunchPlan, store: &Store) -> Result<(Option<Registrar>, Machined)> {
     let scope = matches!(plan.cgroup, CgroupPlan::Scope { .. });
     let wanted = plan.register != Register::No && (plan.register == Register::Yes || bus::available());
     if !scope && !wanted {
@@ -127,18 +133,33 @@ fn ask_bus(plan: &LaunchPlan) -> Result<(Option<Registrar>, Machined)> {
     }
     let name = plan.name.as_str();
     let mut registrar = Registrar::start().context(|| "cannot start the process that talks to the bus")?;
+    let is_dead = store.dead()?.iter().any(|record| record.name == name);
+    let deadline = Instant::now() + if is_dead { OBLIVION } else { Duration::ZERO };
     if scope {
-        registrar.claim_unit(name).map_err(|error| refuse(name, &error))?;
+        patiently(deadline, || registrar.claim_unit(name)).map_err(|error| refuse(name, &error))?;
     }
     if !wanted {
         return Ok((Some(registrar), Machined::Untold));
     }
-    match registrar.claim_machine(name) {
+    match patiently(deadline, || registrar.claim_machine(name)) {
         Ok(()) => Ok((Some(registrar), Machined::Told)),
         Err(BusError::NoBus(_) | BusError::NoMachined(_)) if plan.register == Register::Auto => {
             Ok((scope.then_some(registrar), Machined::Untold))
         }
         Err(error) => Err(refuse(name, &error)),
+    }
+}
+
+/// Tries again until `deadline` where the name is still that of a machine whose supervisor was killed just now.
+fn patiently(
+    deadline: Instant,
+    mut claim: impl FnMut() -> std::result::Result<(), BusError>,
+) -> std::result::Result<(), BusError> {
+    loop {
+        match claim() {
+            Err(BusError::NameTaken(_)) if Instant::now() < deadline => std::thread::sleep(PACE),
+            result => return result,
+        }
     }
 }
 
