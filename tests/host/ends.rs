@@ -1,0 +1,120 @@
+//! How machines end that nobody shuts down, and those that somebody does.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::machine::{Machine, listed, osier, said, shown, tree, unit, until};
+
+pub(crate) fn sigterm() {
+    let machine = Machine::boot("sigterm", &[]);
+    machine.heard();
+    machine.signal(Signal::SIGTERM);
+    until("STOPPING=1", || machine.heard().iter().any(|message| message.contains("STOPPING=1")));
+    let end = machine.end();
+    assert_eq!(end.code, Some(0), "{}", end.output);
+    assert!(end.output.contains("halt.target"), "{}", end.output);
+
+    // One that does not answer is killed by the second.
+    let machine = Machine::boot("sigterm", &["--kill-signal=SIGCONT"]);
+    machine.heard();
+    machine.signal(Signal::SIGTERM);
+    until("STOPPING=1", || machine.heard().iter().any(|message| message.contains("STOPPING=1")));
+    assert!(listed().contains(&machine.name));
+    machine.signal(Signal::SIGTERM);
+    let end = machine.end();
+    assert_eq!(end.code, Some(137), "{}", end.output);
+}
+
+/// What is left of a machine whose supervisor is gone goes without anybody's help.
+pub(crate) fn killed_supervisor() {
+    let mut machine = Machine::boot("orphan", &[]);
+    let (scope, leader) = (machine.scope(), machine.leader());
+    let start = Instant::now();
+    machine.signal(Signal::SIGKILL);
+    assert_eq!(machine.wait(), None);
+    until("machined's oblivion", || !listed().contains(&machine.name));
+    until("the scope's end", || unit(&scope, "LoadState") == "not-found");
+    println!("gone after {} ms", start.elapsed().as_millis());
+    assert!(!Path::new("/proc").join(leader).exists());
+    let list = said(&osier(), &["list", "--no-legend"]);
+    assert!(!list.contains(&machine.name), "{list}");
+    drop(machine);
+    // The next boot under the name finds nothing in its way, and takes the rest away.
+    Machine::boot("orphan", &[]).stop();
+    // At once, too.
+    let mut machine = Machine::boot("orphan", &[]);
+    machine.signal(Signal::SIGKILL);
+    machine.wait();
+    drop(machine);
+    Machine::boot("orphan", &[]).stop();
+}
+
+pub(crate) fn killed_service() {
+    let tree = tree();
+    let name = Path::new(&tree).file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+    let service = format!("osier@{name}.service");
+    said("systemctl", &["start", &service]);
+    said("systemctl", &["kill", "--kill-whom=main", "--signal=SIGKILL", &service]);
+    until("the service's end", || unit(&service, "ActiveState") == "failed");
+    until("machined's oblivion", || !listed().contains(&name));
+    said("systemctl", &["reset-failed", &service]);
+    said("systemctl", &["start", &service]);
+    said("systemctl", &["stop", &service]);
+}
+
+/// The process that talks to the bus is not the machine.
+pub(crate) fn killed_registrar() {
+    let mut machine = Machine::boot("registrar", &[]);
+    let children = format!("/proc/{0}/task/{0}/children", machine.supervisor());
+    let children = fs::read_to_string(children).expect("children");
+    let comm = |pid: &&str| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "osier-bus")
+    };
+    let registrar = children.split_whitespace().find(comm).expect("the registrar");
+    kill(Pid::from_raw(registrar.parse().expect("a pid")), Signal::SIGKILL).expect("kill");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(Path::new("/proc").join(machine.leader()).exists());
+    assert_eq!(shown(&machine.name, "Leader"), machine.leader());
+    machine.signal(Signal::SIGTERM);
+    // What the registrar would have taken back, PID 1 and machined see for themselves.
+    let (name, scope) = (machine.name.clone(), machine.scope());
+    assert_eq!(machine.wait(), Some(0), "{}", machine.output());
+    until("machined's oblivion", || !listed().contains(&name));
+    until("the scope's end", || unit(&scope, "LoadState") == "not-found");
+}
+
+pub(crate) fn terminate() {
+    let machines = [Machine::boot("first", &[]), Machine::start("second", &[])];
+    let [first, second] = &machines;
+    until("the second machine", || listed().contains(&second.name));
+    said(&osier(), &["terminate", &first.name, &second.name]);
+    for machine in &machines {
+        machine.assert_gone();
+    }
+    for machine in machines {
+        assert_eq!(machine.end().code, Some(137));
+    }
+}
+
+pub(crate) fn many() {
+    let start = Instant::now();
+    let mut machines: Vec<_> = (0..4).map(|number| Machine::start(&format!("many{number}"), &[])).collect();
+    for machine in &mut machines {
+        machine.await_ready();
+    }
+    println!("{} booted in {} ms", machines.len(), start.elapsed().as_millis());
+    for machine in &machines {
+        assert_eq!(shown(&machine.name, "Leader"), machine.leader());
+    }
+    for machine in &machines {
+        machine.signal(Signal::SIGTERM);
+    }
+    for machine in machines {
+        let end = machine.end();
+        assert_eq!(end.code, Some(0), "{}", end.output);
+    }
+}

@@ -1,0 +1,90 @@
+//! Scenarios inside a host with systemd as PID 1: the real bus, machined, and the distribution's machinectl and
+//! systemctl on machines that osier booted.
+//!
+//! tests/run carries this program into the machine of the tiers `host` and `vm` (OSIER_TIER). It stops machined and
+//! installs units, so nowhere else does it do anything: there the scenarios are listed as another tier's. They run one
+//! after the other, and what is left of each is looked for on the whole host.
+
+mod leftovers;
+mod machine;
+mod terminal;
+
+mod ends;
+mod machinectl;
+mod names;
+mod registration;
+mod scope;
+mod service;
+
+use std::panic;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use leftovers::Host;
+
+const SCENARIOS: &[(&str, fn())] = &[
+    ("machined_knows_what_osier_booted", machinectl::known),
+    ("machinectl_shell_and_login_have_terminals", machinectl::shell_and_login),
+    ("machinectl_copies_both_ways", machinectl::copies),
+    ("machinectl_binds_into_a_running_machine", machinectl::binds),
+    ("machinectl_poweroff_is_exit_0", machinectl::poweroff),
+    ("machinectl_reboot_is_in_place_and_registered_anew", machinectl::reboot),
+    ("machinectl_terminate_shuts_down", machinectl::terminate),
+    ("machinectl_kill_reaches_the_leader_and_all", machinectl::kill),
+    ("stopping_the_scope_shuts_down", scope::stopped),
+    ("the_scope_s_cgroup_is_delegated", scope::delegated),
+    ("slice_and_properties_reach_the_scope", scope::properties),
+    ("a_wrong_property_is_refused_before_anything_is_made", scope::wrong_property),
+    ("a_property_that_pid_1_refuses_leaves_nothing", scope::refused_property),
+    ("a_slice_is_one", scope::wrong_slice),
+    ("keep_unit_stays_in_a_transient_service", service::kept),
+    ("keep_unit_makes_its_own_supervisor_group", service::kept_without_subgroup),
+    ("the_unit_boots_reboots_and_stops", service::template),
+    ("the_unit_fails_where_the_tree_is_none", service::template_without_tree),
+    ("register_no_keeps_machined_out", registration::none),
+    ("register_yes_wants_machined", registration::without_machined),
+    ("register_yes_wants_a_bus", registration::without_bus),
+    ("a_bus_that_restarts_leaves_the_machine_alone", registration::machined_restarts),
+    ("list_shows_the_machines_of_others", registration::others),
+    ("a_name_that_osier_uses_is_refused", names::own),
+    ("a_name_that_nspawn_uses_is_refused", names::of_nspawn),
+    ("a_unit_of_the_name_is_refused", names::of_unit),
+    ("a_tree_that_nspawn_uses_is_refused", names::tree_of_nspawn),
+    ("nspawn_refuses_a_tree_that_osier_uses", names::tree_of_osier),
+    ("read_only_machines_share_a_tree_with_nspawn", names::shared_tree),
+    ("sigterm_shuts_down_and_a_second_one_kills", ends::sigterm),
+    ("a_killed_supervisor_leaves_nothing", ends::killed_supervisor),
+    ("a_killed_supervisor_under_the_unit_leaves_nothing", ends::killed_service),
+    ("a_killed_registrar_leaves_the_machine_alone", ends::killed_registrar),
+    ("osier_terminate_leaves_nothing", ends::terminate),
+    ("many_machines_at_once", ends::many),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let wanted = |name: &&(&str, fn())| filter.is_none_or(|part| name.0.contains(part));
+    let wanted: Vec<_> = SCENARIOS.iter().filter(wanted).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        wanted.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if !std::env::var("OSIER_TIER").is_ok_and(|tier| tier == "host" || tier == "vm") {
+        println!("\ntest result: ok. 0 passed; 0 failed; 0 ignored; {} for another tier", wanted.len());
+        return ExitCode::SUCCESS;
+    }
+    let failed = wanted.iter().filter(|(name, scenario)| !passes(name, *scenario)).count();
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {} passed; {failed} failed; 0 ignored", wanted.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs a scenario and looks for what is left of it.
+fn passes(name: &str, scenario: fn()) -> bool {
+    let (before, start) = (Host::look(), Instant::now());
+    let ran = panic::catch_unwind(scenario).is_ok();
+    let took = start.elapsed().as_secs_f32();
+    let clean = panic::catch_unwind(|| before.assert_restored()).is_ok();
+    println!("test {name} ... {} ({took:.1} s)", if ran && clean { "ok" } else { "FAILED" });
+    ran && clean
+}
