@@ -15,6 +15,8 @@ pub struct HostFacts {
     pub cgroup2: Option<PathBuf>,
     /// This process's own cgroup2 directory, relative to the mount.
     pub own_cgroup: PathBuf,
+    /// The cgroup2 directory that systemd has delegated to this process's unit, relative to the mount.
+    pub delegated: Option<PathBuf>,
     /// What runs as PID 1.
     pub first: First,
     /// Whether the kernel has time namespaces.
@@ -49,9 +51,11 @@ impl HostFacts {
     /// What reading /proc gives; files outside of it may be missing.
     pub fn read(cgroup2: Option<PathBuf>) -> io::Result<Self> {
         let system = rustix::system::sysinfo();
+        let own_cgroup = own_cgroup(&fs::read_to_string("/proc/self/cgroup")?);
         Ok(Self {
+            delegated: cgroup2.as_deref().and_then(|mount| delegated(mount, &own_cgroup)),
             cgroup2,
-            own_cgroup: own_cgroup(&fs::read_to_string("/proc/self/cgroup")?),
+            own_cgroup,
             // man 3 sd_booted
             first: if Path::new("/run/systemd/system").is_dir() { First::Systemd } else { First::Other },
             time_namespaces: namespace::is_supported(Kind::Time),
@@ -87,6 +91,19 @@ fn own_cgroup(text: &str) -> PathBuf {
     PathBuf::from(path)
 }
 
+/// The unit's directory: this process's own, or with DelegateSubgroup= the one above, whichever systemd has marked as
+/// delegated (CGROUP_DELEGATION, "Delegation": the extended attributes).
+fn delegated(mount: &Path, own: &Path) -> Option<PathBuf> {
+    let is_marked = |directory: &&Path| {
+        ["trusted.delegate", "user.delegate"].iter().any(|name| {
+            let mut value = [0; 1];
+            let read = rustix::fs::getxattr(mount.join(directory), *name, &mut value);
+            read.is_ok_and(|length| value[..length] == *b"1")
+        })
+    };
+    own.ancestors().take(2).find(is_marked).map(Path::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +115,20 @@ mod tests {
             Path::new("system.slice/x.service")
         );
         assert_eq!(own_cgroup("5:memory:/a\n"), Path::new(""));
+    }
+
+    #[test]
+    fn a_unit_s_directory_is_the_one_that_is_marked() {
+        let mount = std::env::temp_dir().join(format!("osier-delegated-{}", std::process::id()));
+        let [unit, below] = ["x.service", "x.service/sub/group"].map(|path| mount.join(path));
+        fs::create_dir_all(&below).unwrap();
+        let look = |own: &str| delegated(&mount, Path::new(own));
+        assert_eq!(look("x.service/sub"), None);
+        rustix::fs::setxattr(&unit, "trusted.delegate", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+        assert_eq!(look("x.service/sub"), Some("x.service".into()));
+        assert_eq!(look("x.service"), Some("x.service".into()));
+        assert_eq!(look("x.service/sub/group"), None);
+        fs::remove_dir_all(mount).unwrap();
     }
 
     #[test]

@@ -206,14 +206,26 @@ fn resolve_cgroup(spec: &MachineSpec, host: &HostFacts) -> Result<CgroupPlan> {
             mount,
             relative: slice_directory(slice).join(format!("machine-{}.scope", spec.name)),
         },
-        Unit::Keep => {
-            // With DelegateSubgroup=supervisor, osier's own cgroup is one below the unit's.
-            let own = &host.own_cgroup;
-            let below = own.file_name().is_some_and(|name| name == "supervisor");
-            let unit = if below { own.parent().unwrap_or(own) } else { own };
-            CgroupPlan::Keep { mount, relative: unit.to_owned() }
-        }
+        Unit::Keep => CgroupPlan::Keep { mount, relative: kept(host)? },
     })
+}
+
+/// The directory of the unit that osier runs in.
+fn kept(host: &HostFacts) -> Result<PathBuf> {
+    let own = &host.own_cgroup;
+    match (&host.delegated, host.first) {
+        (Some(unit), _) => Ok(unit.clone()),
+        // What is not delegated is PID 1's, a session of somebody's perhaps, whose processes are not ours to move.
+        (None, First::Systemd) => {
+            Err(Error::new(Kind::Unsupported, format!("cannot keep the unit of '/{}'", own.display()))
+                .because("systemd has not delegated its cgroup")
+                .hint("set Delegate=yes in the unit, or leave out --keep-unit"))
+        }
+        (None, First::Other) => {
+            let below = own.file_name().is_some_and(|name| name == "supervisor");
+            Ok(if below { own.parent().unwrap_or(own) } else { own }.to_owned())
+        }
+    }
 }
 
 /// The directory of a slice: `machine-web.slice` is in `machine.slice` (man 5 systemd.slice).

@@ -39,6 +39,8 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("a_slice_is_one", scope::wrong_slice),
     ("keep_unit_stays_in_a_transient_service", service::kept),
     ("keep_unit_makes_its_own_supervisor_group", service::kept_without_subgroup),
+    ("keep_unit_stays_in_a_scope", service::kept_scope),
+    ("keep_unit_wants_delegation", service::kept_undelegated),
     ("the_unit_boots_reboots_and_stops", service::template),
     ("the_unit_fails_where_the_tree_is_none", service::template_without_tree),
     ("register_no_keeps_machined_out", registration::none),

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::machine::{cgroup_of, inside, listed, osier, said, shown, tree, tried, unique, unit, until};
+use crate::machine::{
+    cgroup_of, inside, listed, osier, refused, said, shown, tree, tried, unique, unit, until,
+};
 
 /// Starts osier in a transient service; it returns when the machine is ready.
 fn start(name: &str, properties: &[&str]) -> String {
@@ -69,6 +71,42 @@ pub(crate) fn kept_without_subgroup() {
     let service = start(&name, &[]);
     check(&name, &service);
     stop(&name, &service);
+}
+
+/// What PID 1 has not given away stays as it is: the processes of this very unit too.
+pub(crate) fn kept_undelegated() {
+    let name = unique("undelegated");
+    let (osier, tree, machine) = (osier(), tree(), format!("--machine={name}"));
+    let boot = [&osier, "boot", "--keep-unit", "--ephemeral", &machine, &tree];
+    let output = tried("systemd-run", &[&["--quiet", "--scope", "--collect"][..], &boot].concat());
+    let (code, error) = refused(&output);
+    assert_eq!(code, Some(125), "{error}");
+    assert!(error.contains("has not delegated") && error.contains("hint: set Delegate=yes"), "{error}");
+}
+
+/// A scope takes osier with all that it forks.
+pub(crate) fn kept_scope() {
+    let name = unique("scope");
+    let (osier, tree, machine) = (osier(), tree(), format!("--machine={name}"));
+    let run = [
+        &osier,
+        "run",
+        "--keep-unit",
+        "--ephemeral",
+        &machine,
+        &tree,
+        "--",
+        "cat",
+        "/sys/fs/cgroup/cgroup.controllers",
+    ];
+    let scope = ["--quiet", "--scope", "--collect", "--property=Delegate=yes"];
+    let inside = said("systemd-run", &[&scope[..], &run].concat());
+    let given =
+        std::fs::read_to_string("/sys/fs/cgroup/system.slice/cgroup.subtree_control").expect("controllers");
+    let systemd_gives = |one: &&str| ["cpu", "io", "memory", "pids"].contains(one);
+    for controller in given.split_whitespace().filter(systemd_gives) {
+        assert!(inside.split_whitespace().any(|one| one == controller), "{controller} is not among {inside}");
+    }
 }
 
 /// The unit as it is shipped, on the tree as it stands in /var/lib/machines.
