@@ -68,10 +68,14 @@ impl Cgroup {
         }
         let made = Self { mount: mount.to_owned(), path, origin: Origin::Made };
         made.make_payload()?;
+        made.enable_controllers();
         Ok(made)
     }
 
     /// Takes the directory that systemd made for a unit: `control_group` as its property says, absolute below the mount.
+    ///
+    /// No controller is enabled yet: cpu and pids could be while processes are in the directory, which makes it the root of
+    /// threaded cgroups, and no process could enter `payload` any more (`EOPNOTSUPP`; cgroup-v2.rst, Threads).
     ///
     /// # Errors
     /// What mkdir(2) of `payload` gives.
@@ -85,11 +89,9 @@ impl Cgroup {
     fn make_payload(&self) -> io::Result<()> {
         let payload = self.payload();
         match fs::create_dir(&payload) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
         }
-        self.enable_controllers();
-        Ok(())
     }
 
     /// Every cgroup has one writer (CGROUP_DELEGATION, "Two Key Design Rules"): above a unit's directory that is systemd.
