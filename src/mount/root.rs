@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use libmount::Overlay;
@@ -12,24 +12,69 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::op::Access;
-use crate::sys::{MountAttributes, MountDepth, mount_setattr};
+use crate::sys::{MountAttributes, MountDepth, mount_setattr, unshare_namespaces};
 
-/// A tmpfs that is mounted nowhere, with `upper` and `work` for overlayfs in it: what a throw-away machine writes. It
-/// lives as long as somebody holds the descriptor or a mount of it, and never shows in the host's file system.
+/// A tmpfs with `upper` and `work` for overlayfs in it: what a throw-away machine writes. It is the root, and all there
+/// is, of a mount namespace that the descriptor stands for; it lives as long as somebody holds that or a mount of it, and
+/// never shows in the host's file system.
+///
+/// In a namespace because a mount outside of any can be given to one machine, not to the next after a reboot: before Linux
+/// 6.15 open_tree(2) clones only what is mounted.
 ///
 /// # Errors
-/// What fsopen(2) and fsmount(2) give.
+/// What unshare(2), fsopen(2) and fsmount(2) give.
 pub fn open_scratch() -> io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "mode", "0755")?;
-    fsconfig_create(&context)?;
-    let scratch = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    for directory in ["upper", "work"] {
-        rustix::fs::mkdirat(&scratch, directory, Mode::from_raw_mode(0o755))?;
-    }
-    Ok(scratch)
+    elsewhere(|| {
+        unshare_namespaces(UnshareFlags::NEWNS)?;
+        isolate()?;
+        let namespace = own_namespace()?;
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "mode", "0755")?;
+        fsconfig_create(&context)?;
+        let scratch = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        for directory in ["upper", "work"] {
+            rustix::fs::mkdirat(&scratch, directory, Mode::from_raw_mode(0o755))?;
+        }
+        // Any directory will do that is there for sure.
+        move_mount(&scratch, "", rustix::fs::CWD, "/proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        enter(&scratch)?;
+        Ok(namespace)
+    })
+}
+
+/// A detached mount of the tmpfs of a scratch.
+fn clone_scratch(scratch: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    elsewhere(|| {
+        move_into_link_name_space(scratch, Some(LinkNameSpaceType::Mount))?;
+        Ok(open_tree(
+            rustix::fs::CWD,
+            "/",
+            OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE,
+        )?)
+    })
+}
+
+/// Does `work`, which changes the mount namespace, and comes back to this one, root and working directory too
+/// (setns(2) resets both).
+fn elsewhere<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let home = own_namespace()?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty())?;
+    let directory = rustix::fs::open(".", flags, Mode::empty())?;
+    let result = work();
+    move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    rustix::process::fchdir(&root)?;
+    rustix::process::chroot(".")?;
+    rustix::process::fchdir(&directory)?;
+    result
+}
+
+fn own_namespace() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty())?)
 }
 
 /// Cuts the calling process's mounts off from the host's: whatever is mounted here stays here, what the host mounts
@@ -55,8 +100,8 @@ pub fn attach(tree: &Path, scratch: Option<BorrowedFd<'_>>) -> io::Result<OwnedF
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let lower = rustix::fs::open(tree, flags, Mode::empty())?;
+    let layer = clone_scratch(scratch)?;
     // overlayfs takes its layers from mounts of this namespace only (before Linux 6.15).
-    let layer = open_tree(scratch, "", clone | OpenTreeFlags::AT_EMPTY_PATH)?;
     move_mount(&layer, "", rustix::fs::CWD, tree, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     let by_fd = |fd: &OwnedFd, name: &str| format!("/proc/self/fd/{}{name}", fd.as_raw_fd());
     let (lower, upper, work) = (by_fd(&lower, ""), by_fd(&layer, "/upper"), by_fd(&layer, "/work"));
