@@ -141,6 +141,7 @@ pub(crate) fn reboot() {
     let mut leaders = vec![machine.leader()];
     let boot_id = "cat /proc/sys/kernel/random/boot_id";
     let mut boots = vec![inside(name, boot_id)];
+    inside(name, "echo kept > /srv/file");
     for _ in 0..2 {
         said("machinectl", &["reboot", name]);
         until("another leader", || {
@@ -154,6 +155,11 @@ pub(crate) fn reboot() {
         assert_eq!(inside(name, "systemctl is-system-running --wait").trim(), "running");
         let uptime: f64 = inside(name, "cut -d' ' -f1 /proc/uptime").trim().parse().expect("seconds");
         assert!(uptime < 60.0, "the clocks start anew: {uptime}");
+        assert_eq!(
+            inside(name, "cat /srv/file"),
+            "kept\n",
+            "the throw-away layer lasts as long as the machine"
+        );
         assert_eq!(shown(name, "Leader"), machine.leader());
         assert_eq!(unit(&machine.scope(), "ActiveState"), "active");
         assert!(Path::new("/sys/class/net").join(machine.link()).exists());
