@@ -115,6 +115,8 @@ pub(crate) struct Machine {
     notify: UnixDatagram,
     files: [PathBuf; 2],
     ready: bool,
+    /// The exit code that it has when it is told to end.
+    stopped: i32,
 }
 
 /// How osier ended.
@@ -142,6 +144,19 @@ impl Machine {
         Self::spawn(name.clone(), &[&always, arguments, &[&tree]].concat())
     }
 
+    /// A machine with nothing but a process that sleeps: where it matters that it is there, not what it does. Told to end,
+    /// it is killed.
+    pub(crate) fn hold(tail: &str, arguments: &[&str]) -> Self {
+        let (name, tree) = (unique(tail), tree());
+        let named = format!("--machine={name}");
+        let always = ["run", "--ephemeral", "--console=read-only", "--network=veth", &named];
+        let sleep = [&tree, "--", "/bin/sleep", "infinity"];
+        let mut machine = Self::spawn(name.clone(), &[&always, arguments, &sleep].concat());
+        machine.stopped = 137;
+        machine.await_ready();
+        machine
+    }
+
     /// Runs osier with these arguments, which say that the machine is called `name`.
     pub(crate) fn spawn(name: String, arguments: &[&str]) -> Self {
         let files = ["notify", "output"].map(|kind| std::env::temp_dir().join(format!("{name}.{kind}")));
@@ -150,7 +165,7 @@ impl Machine {
         let mut command = command(&osier(), arguments);
         command.env("NOTIFY_SOCKET", &files[0]);
         command.stdout(output.try_clone().expect("the file")).stderr(output);
-        Self { child: command.spawn().expect("osier"), name, notify, files, ready: false }
+        Self { child: command.spawn().expect("osier"), name, notify, files, ready: false, stopped: 0 }
     }
 
     /// Waits for READY=1.
@@ -251,9 +266,10 @@ impl Machine {
 
     /// Ends it in the usual way.
     pub(crate) fn stop(self) -> End {
+        let code = self.stopped;
         self.signal(Signal::SIGTERM);
         let end = self.end();
-        assert_eq!(end.code, Some(0), "{}", end.output);
+        assert_eq!(end.code, Some(code), "{}", end.output);
         end
     }
 }

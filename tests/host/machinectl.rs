@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::machine::{Machine, command, inside, listed, osier, said, scope_of, shown, tree, unit, until};
+use crate::machine::{Machine, command, inside, osier, said, scope_of, shown, tree, tried, unit, until};
 use crate::terminal::Terminal;
 
 /// A property of a machine's object on the bus, as busctl writes it.
@@ -145,7 +145,10 @@ pub(crate) fn reboot() {
     for _ in 0..2 {
         said("machinectl", &["reboot", name]);
         until("another leader", || {
-            listed().iter().any(|listed| listed == name) && !leaders.contains(&shown(name, "Leader"))
+            // While it reboots, machined does not know it.
+            let shown = tried("machinectl", &["show", name, "--value", "--property=Leader"]);
+            let leader = String::from_utf8_lossy(&shown.stdout).trim().to_owned();
+            shown.status.success() && !leaders.contains(&leader)
         });
         until("the machine's bus", || {
             command("machinectl", &["shell", "--quiet", name, "/bin/true"])
@@ -187,7 +190,7 @@ pub(crate) fn kill() {
     assert_eq!(end.code, Some(0), "{}", end.output);
     assert!(end.output.contains("poweroff.target"), "{}", end.output);
 
-    let machine = Machine::boot("kill", &[]);
+    let machine = Machine::hold("kill", &["--register=yes"]);
     said("machinectl", &["kill", "--signal=SIGKILL", &machine.name]);
     let (scope, end) = (scope_of(&machine.name), machine.end());
     assert_eq!(end.code, Some(128 + 9), "{}", end.output);

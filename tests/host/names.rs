@@ -1,5 +1,7 @@
 //! Names and trees that are in use: refused before anything is made, on both sides.
 
+use nix::sys::signal::Signal;
+
 use crate::machine::{
     Machine, Nspawn, command, listed, osier, refused, said, scope_of, shown, tree, tried, unique, unit,
 };
@@ -17,7 +19,7 @@ fn refuse(name: &str, arguments: &[&str]) -> String {
 }
 
 pub(crate) fn own() {
-    let machine = Machine::boot("name", &[]);
+    let machine = Machine::hold("name", &["--register=yes"]);
     let leader = machine.leader();
     for register in ["--register=yes", "--register=no"] {
         let error = refuse(&machine.name, &["--ephemeral", register]);
@@ -72,15 +74,15 @@ pub(crate) fn tree_of_nspawn() {
     assert!(error.contains("another machine runs from it"), "{error}");
     assert!(!listed().contains(&name));
     // A throw-away layer writes nothing to the tree.
-    Machine::boot("layer", &[]).stop();
+    Machine::hold("layer", &[]).stop();
     other.stop();
 }
 
 pub(crate) fn tree_of_osier() {
     let (name, tree) = (unique("tree"), tree());
     let named = format!("--machine={name}");
-    let mut machine =
-        Machine::spawn(name, &["boot", "--console=read-only", "--notify-ready=yes", &named, &tree]);
+    let sleep = ["run", "--console=read-only", &named, &tree, "--", "/bin/sleep", "infinity"];
+    let mut machine = Machine::spawn(name, &sleep);
     machine.await_ready();
     for access in ["--register=yes", "--read-only"] {
         let second = format!("--machine={}", unique("second"));
@@ -92,7 +94,8 @@ pub(crate) fn tree_of_osier() {
         let said = refused(&nspawn).1;
         assert!(said.contains("currently busy"), "{said}");
     }
-    machine.stop();
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end().code, Some(137));
 }
 
 pub(crate) fn shared_tree() {

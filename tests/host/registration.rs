@@ -59,7 +59,7 @@ pub(crate) fn without_machined() {
     );
     assert_eq!(unit(&scope_of(&name), "LoadState"), "not-found");
 
-    let machine = Machine::boot("auto", &["--register=auto"]);
+    let machine = Machine::hold("auto", &["--register=auto"]);
     assert_eq!(machine.record()["registered"], false);
     assert!(list().contains(&machine.name), "{}", list());
     assert_eq!(unit(&machine.scope(), "ActiveState"), "active");
@@ -98,7 +98,7 @@ pub(crate) fn machined_restarts() {
 }
 
 pub(crate) fn others() {
-    let own = Machine::boot("own", &[]);
+    let own = Machine::hold("own", &["--register=yes"]);
     let mut other = Nspawn::start("other", &["--read-only"]);
     let listed = list();
     let row = listed.lines().find(|line| line.starts_with(&other.name)).expect("a row");

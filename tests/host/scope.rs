@@ -73,7 +73,7 @@ pub(crate) fn properties() {
         "--property=TasksMax=2000",
         "--property=Description=a basket of willow",
     ];
-    let machine = Machine::boot("properties", &properties);
+    let machine = Machine::hold("properties", &properties);
     let scope = machine.scope();
     for (property, value) in [
         ("Slice", "osiertest.slice"),
