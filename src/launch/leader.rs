@@ -153,8 +153,13 @@ fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Inf
             }
         }
     }
-    let _ = wire;
     become_user(user)?;
+    // With its IDs a process loses its death signal (man 2 PR_SET_PDEATHSIG); of a supervisor that died before it was asked
+    // for again, the wire tells.
+    step("end with the supervisor", set_parent_process_death_signal(Some(Signal::KILL)))?;
+    if wire.is_orphaned() {
+        return Err(Failure::refused("go on", "the supervisor is gone"));
+    }
     let directory = directory(plan, user);
     step(format!("enter '{}'", directory.display()), std::env::set_current_dir(&directory))?;
     for signal in 1..=libc::SIGRTMAX() {
