@@ -1,0 +1,107 @@
+//! A user at a terminal: a pseudoterminal whose slave is the program's standard streams and controlling terminal.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+
+use rustix::termios::{LocalModes, Termios, Winsize};
+
+use super::await_that;
+use super::machine::Written;
+
+pub(crate) struct Terminal {
+    master: OwnedFd,
+    slave: OwnedFd,
+    found: Termios,
+    screen: Written,
+}
+
+impl Terminal {
+    pub(crate) fn new() -> Self {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let screen = Written::of(File::from(pty.master.try_clone().unwrap()));
+        let mut found = rustix::termios::tcgetattr(&pty.slave).unwrap();
+        // A setting that nobody has by chance, so that "as it was" is not "as it is by default".
+        found.local_modes.remove(LocalModes::ECHOK);
+        rustix::termios::tcsetattr(&pty.slave, rustix::termios::OptionalActions::Now, &found).unwrap();
+        let terminal = Self { master: pty.master, slave: pty.slave, found, screen };
+        terminal.resize(24, 80);
+        terminal
+    }
+
+    /// Starts a command with this as its controlling terminal; the child is the command itself.
+    pub(crate) fn spawn(&self, command: &Command) -> Child {
+        let slave = || Stdio::from(self.slave.try_clone().unwrap());
+        // The child leads no process group, so that setsid(1) does not fork.
+        let mut setsid = Command::new("setsid");
+        setsid.args(["--ctty", "--"]).arg(command.get_program()).args(command.get_args());
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => setsid.env(key, value),
+                None => setsid.env_remove(key),
+            };
+        }
+        setsid.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap()
+    }
+
+    pub(crate) fn press(&self, keys: impl AsRef<[u8]>) {
+        let mut keys = keys.as_ref();
+        while !keys.is_empty() {
+            let count = rustix::io::write(&self.master, keys).unwrap();
+            keys = &keys[count..];
+        }
+    }
+
+    pub(crate) fn screen(&self) -> String {
+        self.screen.so_far()
+    }
+
+    pub(crate) fn await_text(&self, text: &str) {
+        self.await_texts(text, 1);
+    }
+
+    pub(crate) fn await_texts(&self, text: &str, count: usize) {
+        let deadline = std::time::Instant::now() + super::PATIENCE;
+        while self.screen().matches(text).count() < count {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "no '{text}' ({count}) on the screen: {:?}",
+                self.screen()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&self.master, size).unwrap();
+    }
+
+    fn attributes(&self) -> Termios {
+        rustix::termios::tcgetattr(self.slave.as_fd()).unwrap()
+    }
+
+    pub(crate) fn is_raw(&self) -> bool {
+        !self.attributes().local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+
+    pub(crate) fn await_raw(&self) {
+        await_that("raw mode", || self.is_raw());
+    }
+
+    pub(crate) fn is_as_found(&self) -> bool {
+        let (found, now) = (&self.found, self.attributes());
+        (found.input_modes, found.output_modes, found.control_modes, found.local_modes)
+            == (now.input_modes, now.output_modes, now.control_modes, now.local_modes)
+            && format!("{:?}", found.special_codes) == format!("{:?}", now.special_codes)
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_as_found(&self) {
+        assert!(self.is_as_found(), "the terminal was not put back: {:?}", self.attributes());
+    }
+
+    pub(crate) fn await_as_found(&self) {
+        await_that("the terminal to be put back", || self.is_as_found());
+    }
+}
