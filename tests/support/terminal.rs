@@ -1,30 +1,70 @@
 //! A user at a terminal: a pseudoterminal whose slave is the program's standard streams and controlling terminal.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use rustix::termios::{LocalModes, Termios, Winsize};
 
 use super::await_that;
-use super::machine::Written;
+
+/// The thread that reads the screen: a terminal whose output nobody reads stops its programs.
+struct Reader {
+    screen: Arc<Mutex<Vec<u8>>>,
+    stopped: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Reader {
+    fn of(master: OwnedFd) -> Self {
+        let (screen, stopped) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (sink, stop) = (Arc::clone(&screen), Arc::clone(&stopped));
+        let thread = std::thread::spawn(move || {
+            let mut master = File::from(master);
+            let mut part = [0; 1 << 16];
+            while !stop.load(Ordering::Relaxed) {
+                let mut set = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut set, PollTimeout::from(20u8)) != Ok(1) {
+                    continue;
+                }
+                match master.read(&mut part) {
+                    Ok(count @ 1..) => sink.lock().unwrap().extend_from_slice(&part[..count]),
+                    _ => break,
+                }
+            }
+        });
+        Self { screen, stopped, thread }
+    }
+
+    /// Lets go of the master.
+    fn stop(self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
 
 pub(crate) struct Terminal {
     master: OwnedFd,
     slave: OwnedFd,
     found: Termios,
-    screen: Written,
+    reader: Reader,
 }
 
 impl Terminal {
     pub(crate) fn new() -> Self {
         let pty = nix::pty::openpty(None, None).unwrap();
-        let screen = Written::of(File::from(pty.master.try_clone().unwrap()));
+        let reader = Reader::of(pty.master.try_clone().unwrap());
         let mut found = rustix::termios::tcgetattr(&pty.slave).unwrap();
         // A setting that nobody has by chance, so that "as it was" is not "as it is by default".
         found.local_modes.remove(LocalModes::ECHOK);
         rustix::termios::tcsetattr(&pty.slave, rustix::termios::OptionalActions::Now, &found).unwrap();
-        let terminal = Self { master: pty.master, slave: pty.slave, found, screen };
+        let terminal = Self { master: pty.master, slave: pty.slave, found, reader };
         terminal.resize(24, 80);
         terminal
     }
@@ -53,7 +93,7 @@ impl Terminal {
     }
 
     pub(crate) fn screen(&self) -> String {
-        self.screen.so_far()
+        String::from_utf8_lossy(&self.reader.screen.lock().unwrap()).into_owned()
     }
 
     pub(crate) fn await_text(&self, text: &str) {
@@ -70,6 +110,13 @@ impl Terminal {
             );
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
+    }
+
+    /// Takes the terminal away from its users, as a closed window does: nobody holds the master any more.
+    pub(crate) fn hang_up(self) {
+        let Self { master, reader, .. } = self;
+        drop(master);
+        reader.stop();
     }
 
     pub(crate) fn resize(&self, rows: u16, columns: u16) {
