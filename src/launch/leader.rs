@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::SigSet;
 use nix::unistd::{Gid, Uid, execve, setgroups, sethostname, setresgid, setresuid, setsid};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
@@ -149,6 +150,10 @@ fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Inf
                     "lead a process group",
                     nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0)),
                 )?;
+                // From the background it would be stopped (man 3 tcsetpgrp). Unblocked again below with all others.
+                let mut blocked = SigSet::empty();
+                blocked.add(nix::sys::signal::Signal::SIGTTOU);
+                step("block SIGTTOU", blocked.thread_block())?;
                 let _ = rustix::termios::tcsetpgrp(std::io::stdin(), rustix::process::getpgrp());
             }
         }
@@ -166,7 +171,7 @@ fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Inf
         // Those that cannot be changed are as they should be: SIGKILL, SIGSTOP, and two that libc hides.
         let _ = set_default_action(signal);
     }
-    let none = nix::sys::signal::SigSet::empty();
+    let none = SigSet::empty();
     step("unblock signals", none.thread_set_mask())?;
     let environment = environment(plan, user);
     let argv = match &plan.exec.program {
