@@ -66,6 +66,17 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    /// A test that failed has left a machine.
+    fn drop(&mut self) {
+        if self.front.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = output(&mut osier(["terminate", self.tree.name()]));
+            let _ = self.front.kill();
+            let _ = self.front.wait();
+        }
+    }
+}
+
 #[test]
 fn the_terminal_is_the_console_until_a_poweroff_inside() {
     let session = Session::boot(&[]);
@@ -74,9 +85,16 @@ fn the_terminal_is_the_console_until_a_poweroff_inside() {
     let screen = session.terminal.screen();
     assert!(screen.contains("/dev/console") && screen.contains("xterm-test"), "{screen:?}");
     // ^C is the machine's: it ends what runs there and not osier.
-    session.terminal.press("sleep 1000\r");
-    session.terminal.press("\x03echo after''wards\r");
-    session.terminal.await_text("afterwards");
+    session.terminal.press("echo begin''s; sleep 1000\r");
+    session.terminal.await_text("begins");
+    // The key throws away what was typed before it, so that each has to wait for the other to be taken.
+    await_that("the end of the sleep", || {
+        session.terminal.press("\x03");
+        std::thread::sleep(Duration::from_millis(200));
+        session.terminal.press("echo after''wards\r");
+        std::thread::sleep(Duration::from_millis(200));
+        session.terminal.screen().contains("afterwards")
+    });
     session.terminal.press("poweroff -f\r");
     session.assert_end(0);
 }
@@ -125,8 +143,8 @@ fn the_escape_and_d_leaves_the_machine_alone() {
     session.terminal.assert_as_found();
     session.terminal.await_text("detached");
     // Another front's keys and a terminal that is gone are nothing to it.
-    let (tree, terminal) = (session.tree, session.terminal);
-    terminal.hang_up();
+    session.terminal.hang_up();
+    let tree = &session.tree;
     std::thread::sleep(Duration::from_millis(200));
     let record = show(tree.name()).expect("it goes on");
     assert_eq!(record["leader"], leader);
@@ -187,10 +205,11 @@ fn signals_to_the_front_are_for_the_machine() {
 
 #[test]
 fn a_terminal_that_is_hung_up_shuts_the_machine_down() {
-    let Session { terminal, tree, mut front } = Session::boot(&[]);
+    let mut session = Session::boot(&[]);
+    let tree = &session.tree;
     let leader = await_some("the record", || show(tree.name()))["leader"].as_u64().unwrap();
-    terminal.hang_up();
-    wait(&mut front, &|| "after the hang-up".to_owned());
+    session.terminal.hang_up();
+    wait(&mut session.front, &|| "after the hang-up".to_owned());
     await_death(u32::try_from(leader).unwrap());
     await_that("nothing to be left", || leftovers::of(tree.name(), &tree.path()).is_empty());
 }
@@ -260,9 +279,12 @@ fn nothing_typed_by_the_payload_reaches_the_hosts_terminal() {
         output(Command::new("stat").args(["-Lc", "%d:%i"]).arg(format!("/proc/{}/fd/0", session.front.id())))
             .stdout;
     assert_ne!(of_machine, of_user);
-    // No process inside has a descriptor of the user's terminal.
-    let terminals = enter(leader, &["/bin/sh", "-c", "for p in /proc/[0-9]*/fd/*; do stat -Lc %t:%T:%d $p 2>/dev/null; done | grep ^88: | sort -u | wc -l"]).stdout;
-    assert_eq!(String::from_utf8(terminals).unwrap().trim(), "1");
+    // No process inside has a descriptor of any terminal of the host's.
+    let script =
+        "for p in /proc/[0-9]*/fd/*; do stat -Lc '%t %d' $p 2>/dev/null; done | grep '^88 ' | sort -u";
+    let terminals = String::from_utf8(enter(leader, &["/bin/sh", "-c", script]).stdout).unwrap();
+    let of_host = format!("88 {}", std::os::unix::fs::MetadataExt::dev(&fs::metadata("/dev/pts").unwrap()));
+    assert!(!terminals.is_empty() && terminals.lines().all(|line| line != of_host), "{terminals}");
     session.terminal.press([ESCAPE, "p"].concat());
     session.assert_end(0);
 }

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use rustix::pty::OpenptFlags;
 use rustix::termios::{LocalModes, Termios, Winsize};
 
 use super::await_that;
@@ -18,7 +19,7 @@ use super::await_that;
 struct Reader {
     screen: Arc<Mutex<Vec<u8>>>,
     stopped: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Reader {
@@ -39,18 +40,26 @@ impl Reader {
                 }
             }
         });
-        Self { screen, stopped, thread }
+        Self { screen, stopped, thread: Some(thread) }
     }
 
     /// Lets go of the master.
-    fn stop(self) {
+    fn stop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
 pub(crate) struct Terminal {
-    master: OwnedFd,
+    master: Option<OwnedFd>,
     slave: OwnedFd,
     found: Termios,
     reader: Reader,
@@ -58,13 +67,17 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     pub(crate) fn new() -> Self {
-        let pty = nix::pty::openpty(None, None).unwrap();
-        let reader = Reader::of(pty.master.try_clone().unwrap());
-        let mut found = rustix::termios::tcgetattr(&pty.slave).unwrap();
+        // Close-on-exec: what another test starts must not hold this terminal open.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = rustix::pty::openpt(flags).unwrap();
+        rustix::pty::unlockpt(&master).unwrap();
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
+        let reader = Reader::of(master.try_clone().unwrap());
+        let mut found = rustix::termios::tcgetattr(&slave).unwrap();
         // A setting that nobody has by chance, so that "as it was" is not "as it is by default".
         found.local_modes.remove(LocalModes::ECHOK);
-        rustix::termios::tcsetattr(&pty.slave, rustix::termios::OptionalActions::Now, &found).unwrap();
-        let terminal = Self { master: pty.master, slave: pty.slave, found, reader };
+        rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &found).unwrap();
+        let terminal = Self { master: Some(master), slave, found, reader };
         terminal.resize(24, 80);
         terminal
     }
@@ -87,7 +100,7 @@ impl Terminal {
     pub(crate) fn press(&self, keys: impl AsRef<[u8]>) {
         let mut keys = keys.as_ref();
         while !keys.is_empty() {
-            let count = rustix::io::write(&self.master, keys).unwrap();
+            let count = rustix::io::write(self.master.as_ref().unwrap(), keys).unwrap();
             keys = &keys[count..];
         }
     }
@@ -113,15 +126,14 @@ impl Terminal {
     }
 
     /// Takes the terminal away from its users, as a closed window does: nobody holds the master any more.
-    pub(crate) fn hang_up(self) {
-        let Self { master, reader, .. } = self;
-        drop(master);
-        reader.stop();
+    pub(crate) fn hang_up(&mut self) {
+        self.master = None;
+        self.reader.stop();
     }
 
     pub(crate) fn resize(&self, rows: u16, columns: u16) {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(&self.master, size).unwrap();
+        rustix::termios::tcsetwinsize(self.master.as_ref().unwrap(), size).unwrap();
     }
 
     fn attributes(&self) -> Termios {
