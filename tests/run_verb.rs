@@ -265,6 +265,7 @@ fn binds_show_what_is_on_the_host() {
         "of the hostof the host"
     );
     assert_eq!(fs::read_to_string(&file).unwrap(), "of the hostx\n");
+    assert_eq!(fs::metadata(tree.path().join("made/here/two")).unwrap().permissions().mode() & 0o777, 0o644);
     let escaped = format!("--bind={}:/c\\:d", colon.replace(':', "\\:"));
     assert_eq!(sh(&tree, &[&escaped], "cat /c:d"), "colon");
     // The inner of two is not covered by the outer, whichever comes first.
@@ -320,6 +321,8 @@ fn tmpfs_and_inaccessible_cover_what_the_tree_has() {
     assert!(printed.starts_with("710\n755\ntmpfs /srv/dir tmpfs rw,nosuid,nodev,"), "{printed}");
     assert!(printed.contains("size=64k,nr_inodes=16,mode=710") && printed.ends_with("full"), "{printed}");
     assert_eq!(fs::metadata(tree.path().join("srv/dir")).unwrap().permissions().mode() & 0o777, 0o755);
+    // What was made in the tree for it is root's to write to.
+    assert_eq!(fs::metadata(tree.path().join("made/for")).unwrap().permissions().mode() & 0o777, 0o755);
 
     let options = ["--inaccessible=/srv/dir", "--inaccessible=/srv/link", "--inaccessible=/bin/busybox-none"];
     let printed = sh(

@@ -15,7 +15,11 @@ pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("osier-{}", unique("dir")));
+        Self::below(&std::env::temp_dir())
+    }
+
+    pub(crate) fn below(directory: &Path) -> Self {
+        let path = directory.join(format!("osier-{}", unique("dir")));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
