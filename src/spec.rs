@@ -223,7 +223,7 @@ impl MachineSpec {
         let name = resolve_name(settings, facts)?;
         let network = resolve_network(&settings.network, boot)?;
         Ok(Self {
-            id: parse_or(settings.uuid.as_ref(), || facts.machine_id.unwrap_or(facts.random_id))?,
+            id: resolve_id(settings.uuid.as_ref(), facts)?,
             hostname: settings.hostname.as_ref().map_or_else(|| Ok(name.to_string()), parse_hostname)?,
             root: Root {
                 tree: facts.tree.clone(),
@@ -299,6 +299,16 @@ fn resolve_name(settings: &Settings, facts: &Facts) -> Result<MachineName> {
             .because(reason)
             .hint("give it a name with --machine=NAME")
     })
+}
+
+fn resolve_id(setting: Option<&Setting>, facts: &Facts) -> Result<MachineId> {
+    let id: MachineId = parse_or(setting, || facts.machine_id.unwrap_or(facts.random_id))?;
+    match setting {
+        Some(setting) if id.is_null() => {
+            Err(setting.refuse("no machine has an ID of zeros alone (machine-id(5))"))
+        }
+        _ => Ok(id),
+    }
 }
 
 fn parse_hostname(setting: &Setting) -> Result<String> {

@@ -19,6 +19,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, reason};
@@ -350,5 +351,13 @@ impl Inside<Isolated> {
         let fds: Vec<_> = console.iter().chain(notify).map(AsFd::as_fd).collect();
         self.say(&FromInside::Ready { console: console.is_some(), notify: notify.is_some() }, &fds)?;
         self.hear(&ToLeader::Go)
+    }
+}
+
+impl Inside<Waiting> {
+    /// Whether the supervisor is gone.
+    pub(super) fn is_orphaned(&self) -> bool {
+        let mut end = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        matches!(poll(&mut end, PollTimeout::ZERO), Ok(1..))
     }
 }

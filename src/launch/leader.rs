@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::SigSet;
 use nix::unistd::{Gid, Uid, execve, setgroups, sethostname, setresgid, setresuid, setsid};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
@@ -149,19 +150,28 @@ fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Inf
                     "lead a process group",
                     nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0)),
                 )?;
+                // From the background it would be stopped (man 3 tcsetpgrp). Unblocked again below with all others.
+                let mut blocked = SigSet::empty();
+                blocked.add(nix::sys::signal::Signal::SIGTTOU);
+                step("block SIGTTOU", blocked.thread_block())?;
                 let _ = rustix::termios::tcsetpgrp(std::io::stdin(), rustix::process::getpgrp());
             }
         }
     }
-    let _ = wire;
     become_user(user)?;
+    // With its IDs a process loses its death signal (man 2 PR_SET_PDEATHSIG); of a supervisor that died before it was asked
+    // for again, the wire tells.
+    step("end with the supervisor", set_parent_process_death_signal(Some(Signal::KILL)))?;
+    if wire.is_orphaned() {
+        return Err(Failure::refused("go on", "the supervisor is gone"));
+    }
     let directory = directory(plan, user);
     step(format!("enter '{}'", directory.display()), std::env::set_current_dir(&directory))?;
     for signal in 1..=libc::SIGRTMAX() {
         // Those that cannot be changed are as they should be: SIGKILL, SIGSTOP, and two that libc hides.
         let _ = set_default_action(signal);
     }
-    let none = nix::sys::signal::SigSet::empty();
+    let none = SigSet::empty();
     step("unblock signals", none.thread_set_mask())?;
     let environment = environment(plan, user);
     let argv = match &plan.exec.program {

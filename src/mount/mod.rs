@@ -7,3 +7,4 @@
 pub mod op;
 pub mod root;
 pub mod table;
+mod target;

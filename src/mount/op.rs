@@ -2,20 +2,20 @@
 //!
 //! Paths are absolute inside the machine. What comes from the host is opened before its root is left: [`Op::open_source`].
 
-use std::ffi::CString;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use libmount::{BindMount, Tmpfs};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use rustix::fs::OFlags;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use super::target::{self, Point};
 use crate::ids::MachineId;
 use crate::sys::{MountAttributes, MountDepth, mount_setattr};
 
@@ -139,7 +139,7 @@ impl Op {
             Self::Host { target, access, depth, .. } => source
                 .map_or(Err(io::ErrorKind::NotFound.into()), |tree| attach(&tree, target, *access, *depth)),
             Self::Inside { source, target } => {
-                make_target(target, fs::metadata(source)?.is_dir())?;
+                target::make(target, point(fs::metadata(source)?.is_dir()))?;
                 bind(source, target)
             }
             Self::ReadOnly { target } => make_read_only(target),
@@ -208,7 +208,7 @@ fn os_error(error: &libmount::OSError) -> io::Error {
 }
 
 fn mount_tmpfs(target: &Path, mode: u32, limits: Option<TmpfsLimits>, devices: Devices) -> io::Result<()> {
-    make_target(target, true)?;
+    target::make(target, Point::Directory)?;
     let mut tmpfs = Tmpfs::new(target).mode(mode);
     if let Some(limits) = limits {
         let bytes = usize::try_from(limits.size).unwrap_or(usize::MAX);
@@ -225,7 +225,7 @@ fn mount_tmpfs(target: &Path, mode: u32, limits: Option<TmpfsLimits>, devices: D
 }
 
 fn mount_kernel(fstype: &str, target: &Path, options: &str, access: Access) -> io::Result<()> {
-    make_target(target, true)?;
+    target::make(target, Point::Directory)?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     // Everything but devpts is without device nodes; its own are the machine's ptys.
     if fstype != "devpts" {
@@ -244,7 +244,7 @@ fn attach(tree: &OwnedFd, target: &Path, access: Access, depth: Depth) -> io::Re
         let depth = if depth == Depth::Recursive { MountDepth::Tree } else { MountDepth::One };
         mount_setattr(tree.as_fd(), c"", depth, read_only)?;
     }
-    make_target(target, is_dir)?;
+    target::make(target, point(is_dir))?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
     Ok(move_mount(tree, "", rustix::fs::CWD, target, flags)?)
 }
@@ -264,8 +264,10 @@ fn make_read_only(target: &Path) -> io::Result<()> {
 }
 
 fn set_attributes(target: &Path, attributes: MountAttributes) -> io::Result<()> {
-    let path = CString::new(target.as_os_str().as_bytes())?;
-    mount_setattr(rustix::fs::CWD, &path, MountDepth::One, attributes)
+    // Through a link of the tree's, as the mount went: mount_setattr(2) by name would not follow it.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let mounted = rustix::fs::open(target, flags, rustix::fs::Mode::empty())?;
+    mount_setattr(mounted.as_fd(), c"", MountDepth::One, attributes)
 }
 
 fn mask(target: &Path, need: Need) -> io::Result<()> {
@@ -276,6 +278,10 @@ fn mask(target: &Path, need: Need) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     bind(&Path::new(INACCESSIBLE).join(node), target)
+}
+
+fn point(is_dir: bool) -> Point {
+    if is_dir { Point::Directory } else { Point::File }
 }
 
 fn write_file(path: &Path, text: &str, mode: u32) -> io::Result<()> {
@@ -301,18 +307,4 @@ fn make_node(path: &Path, node: Node, mode: u32) -> io::Result<()> {
     };
     // The umask is zero in the outer and the leader.
     Ok(mknod(path, kind, Mode::from_bits_truncate(mode), device)?)
-}
-
-/// Makes the mount point `target` where it is missing: a directory, or an empty file.
-fn make_target(target: &Path, directory: bool) -> io::Result<()> {
-    if target.exists() {
-        return Ok(());
-    }
-    if directory {
-        return fs::create_dir_all(target);
-    }
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::OpenOptions::new().create(true).append(true).open(target).map(drop)
 }

@@ -35,9 +35,12 @@ const HIDDEN: [&str; 2] = ["/sys/firmware", "/sys/fs/fuse"];
 
 /// Steps that need nothing of the leader's namespaces.
 pub(super) fn outer(spec: &MachineSpec, host: &HostFacts) -> Vec<Op> {
-    let mut ops = devices(host);
-    ops.push(tmpfs("/run", 0o755, Some(share(host, 20, 800 << 10))));
-    ops.push(tmpfs("/tmp", 0o1777, Some(share(host, 10, 1 << 20))));
+    // /tmp first: where another of them is a link into it, this one must not cover that one.
+    let mut ops = vec![
+        tmpfs("/tmp", 0o1777, Some(share(host, 10, 1 << 20))),
+        tmpfs("/run", 0o755, Some(share(host, 20, 800 << 10))),
+    ];
+    ops.extend(devices(host));
     ops.extend(run_host(spec, host));
     ops.extend(spec.mounts.iter().map(|mount| extra(mount, host)));
     ops

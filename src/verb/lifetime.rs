@@ -55,7 +55,9 @@ fn facts(image: &Image, tree: &Tree, init: Option<PathBuf>) -> Result<Facts> {
         name: image.name.clone(),
         os: tree.read_os_release().ok().flatten().map(|release| release.pretty_name),
         init,
-        machine_id: machine_id.and_then(|text| text.trim().parse().ok()),
+        machine_id: machine_id
+            .and_then(|text| text.trim().parse().ok())
+            .filter(|id: &MachineId| !id.is_null()),
         random_id: MachineId::random().context(|| "cannot make a machine ID")?,
         terminals: Terminals::of_caller(),
     })

@@ -1,0 +1,77 @@
+//! What a machine that is gone may not have left: process, cgroup, link, record, lock, mount, directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use osier::mount::table;
+
+/// Where cgroup2 is mounted.
+pub(crate) fn cgroup2() -> PathBuf {
+    table::find_whole(&table::read().unwrap(), "cgroup2").unwrap().expect("cgroup2 is mounted")
+}
+
+/// The directory of a machine's cgroup; the same with systemd and without.
+pub(crate) fn cgroup(name: &str) -> PathBuf {
+    cgroup2().join("machine.slice").join(format!("machine-{}.scope", name.replace('-', r"\x2d")))
+}
+
+/// The host's end of its link.
+pub(crate) fn link(name: &str) -> PathBuf {
+    let (link, _) = osier::net::host_ifname(&name.parse().unwrap());
+    Path::new("/sys/class/net").join(link)
+}
+
+/// Everything that is there of the machine `name` that runs, or ran, from `tree`.
+pub(crate) fn of(name: &str, tree: &Path) -> Vec<String> {
+    let beside = tree.with_file_name(format!(".#{}.lck", tree.file_name().unwrap().display()));
+    let unescaped = cgroup2().join("machine.slice").join(format!("machine-{name}.scope"));
+    let paths = [
+        Path::new("/run/osier/machines").join(format!("{name}.json")),
+        Path::new("/run/osier/machines").join(format!(".{name}.json.new")),
+        Path::new("/run/systemd/nspawn/propagate").join(name),
+        cgroup(name),
+        unescaped,
+        link(name),
+        beside,
+    ];
+    let paths = paths.into_iter().filter(|path| path.symlink_metadata().is_ok());
+    let mut found: Vec<_> = paths.map(|path| path.display().to_string()).collect();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    found.extend(
+        mounts
+            .lines()
+            .filter(|line| line.contains(&*tree.to_string_lossy()))
+            .map(|line| format!("mount {line}")),
+    );
+    found.extend(processes(name, tree));
+    found
+}
+
+/// Processes in its cgroup, and supervisors that were started for its tree under its name.
+fn processes(name: &str, tree: &Path) -> Vec<String> {
+    let own = std::process::id().to_string();
+    let entries = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    entries
+        .filter(|path| path.file_name().is_some_and(|pid| pid.as_encoded_bytes()[0].is_ascii_digit()))
+        .filter(|path| !path.ends_with(&own))
+        .filter_map(|path| {
+            let read =
+                |file| String::from_utf8_lossy(&fs::read(path.join(file)).unwrap_or_default()).into_owned();
+            let (cgroup, line) = (read("cgroup"), read("cmdline"));
+            // Whoever adopted it has not waited for it yet: nothing of it is left but its status.
+            if read("status").contains("\nState:\tZ") {
+                return None;
+            }
+            let in_cgroup = cgroup.contains(&format!("machine-{name}.scope"));
+            let supervises =
+                line.contains(&*tree.to_string_lossy()) && line.contains("osier") && line.contains(name);
+            (in_cgroup || supervises)
+                .then(|| format!("process {} {}", path.display(), line.replace('\0', " ")))
+        })
+        .collect()
+}
+
+/// Fails with the list of what there is.
+pub(crate) fn assert_none(name: &str, tree: &Path) {
+    assert_eq!(of(name, tree), Vec::<String>::new(), "left behind by {name}");
+}
