@@ -71,7 +71,7 @@ impl Tenure {
             Layer::Scratch => Some(open_scratch().context(|| "cannot make the throw-away layer")?),
             Layer::Tree => None,
         };
-        let propagation = Directory::make(propagation_directory(name))
+        let propagation = Directory::make(&propagation_directory(name))
             .context(|| "cannot make the directory for machinectl bind")?;
         Ok(Self { propagation, scratch, tree, claim, registrar, machined })
     }
@@ -210,7 +210,18 @@ struct Directory {
 }
 
 impl Directory {
-    fn make(path: PathBuf) -> io::Result<Self> {
+    fn make(path: &Path) -> io::Result<Self> {
+        // Another machine's end may remove the directories above between two steps.
+        for _ in 0..32 {
+            match Self::make_once(path.to_owned()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => return result,
+            }
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn make_once(path: PathBuf) -> io::Result<Self> {
         let mut missing: Vec<_> =
             path.ancestors().skip(1).take_while(|above| !above.exists()).map(Path::to_owned).collect();
         let mut directory = Self { path, made: Vec::new() };
