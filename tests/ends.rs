@@ -101,6 +101,19 @@ fn a_reboot_inside_boots_again_in_place() {
 }
 
 #[test]
+fn a_reboot_keeps_the_pipes() {
+    let tree = Tree::minimal();
+    let machine = Machine::minimal(&tree, &["--console=pipe"]);
+    machine.enter(&["kill", "-INT", "1"]);
+    machine.await_outputs("osier-minimal: ready", 2);
+    machine.signal(Signal::SIGTERM);
+    let (code, stdout, _) = machine.end();
+    let expected =
+        ["ready", "reboot", "ready", "halt"].map(|word| format!("osier-minimal: {word}\n")).concat();
+    assert_eq!((code, stdout), (0, expected));
+}
+
+#[test]
 fn a_machine_that_was_asked_to_stop_does_not_boot_again() {
     let tree = Tree::minimal();
     let machine = Machine::minimal(&tree, &["--kill-signal=SIGRTMIN+5"]);

@@ -1,0 +1,177 @@
+//! The clocks of machines (DESIGN §6): what they start at, that everything inside agrees about them, and what is refused.
+//! Needs root.
+#![expect(clippy::unwrap_used, reason = "a test that cannot do its own work has failed")]
+
+#[expect(dead_code, reason = "other tests need more of it")]
+mod support;
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+use rustix::time::{ClockId, clock_gettime};
+
+use support::machine::{Machine, code, osier, output, run, stdout_of_run};
+use support::tree::{Tree, debian};
+use support::unique;
+
+/// The clocks of the time namespace that the tests run in, in seconds: monotonic and boottime.
+fn here() -> (f64, f64) {
+    let read = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    (read(ClockId::Monotonic), read(ClockId::Boottime))
+}
+
+/// The offsets of monotonic and boottime, in seconds, from the text of /proc/PID/timens_offsets.
+fn offsets(text: &str) -> (f64, f64) {
+    let mut values = text.lines().map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[1].parse::<f64>().unwrap() + fields[2].parse::<f64>().unwrap() / 1e9
+    });
+    (values.next().unwrap(), values.next().unwrap())
+}
+
+/// Uptime and offsets in a machine that ran with these options.
+fn inside(tree: &Tree, options: &[&str]) -> (f64, (f64, f64)) {
+    let text = stdout_of_run(
+        tree,
+        options,
+        &["sh", "-c", "cut -d' ' -f1 /proc/uptime; cat /proc/self/timens_offsets"],
+    );
+    let (uptime, rest) = text.split_once('\n').unwrap();
+    (uptime.parse().unwrap(), offsets(rest))
+}
+
+#[track_caller]
+fn assert_near(found: f64, expected: f64, within: f64) {
+    assert!((found - expected).abs() <= within, "{found} is not {expected}, give or take {within}");
+}
+
+#[test]
+fn a_boot_starts_at_zero_and_a_run_keeps_the_hosts() {
+    let tree = Tree::minimal();
+    let machine = Machine::minimal(&tree, &[]);
+    let up: f64 = machine.sh("cut -d' ' -f1 /proc/uptime").parse().unwrap();
+    assert!((0.0..30.0).contains(&up), "{up}");
+    let shown = machine.show()["clocks"].clone();
+    let (monotonic, boottime) = offsets(&machine.sh("cat /proc/self/timens_offsets"));
+    assert_near(shown["monotonic_offset_ns"].as_f64().unwrap() / 1e9, monotonic, 1e-6);
+    assert_near(shown["boottime_offset_ns"].as_f64().unwrap() / 1e9, boottime, 1e-6);
+    let (of_host, _) = here();
+    assert!(-monotonic < of_host && -monotonic > of_host - 60.0, "{monotonic} on a host at {of_host}");
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end().0, 0);
+
+    let (up, offsets) = inside(&tree, &[]);
+    assert_near(up, here().1, 5.0);
+    assert_eq!(offsets, (0.0, 0.0));
+    let machine = Machine::minimal(&tree, &["--clock=host"]);
+    assert_near(machine.sh("cut -d' ' -f1 /proc/uptime").parse().unwrap(), here().1, 5.0);
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end().0, 0);
+    assert!(inside(&tree, &["--clock=zero"]).0 < 5.0);
+}
+
+#[test]
+fn an_uptime_is_believed() {
+    let tree = Tree::minimal();
+    for (text, seconds) in
+        [("3d", 259_200.0), ("3d4h 5min", 273_900.0), ("90.5s", 90.5), ("0", 0.0), ("10y", 315_576_000.0)]
+    {
+        let (up, (monotonic, boottime)) = inside(&tree, &[&format!("--uptime={text}")]);
+        assert_near(up, seconds, 5.0);
+        let here = here();
+        assert_near(here.0 + monotonic, seconds, 5.0);
+        assert_near(here.1 + boottime, seconds, 5.0);
+    }
+}
+
+#[test]
+fn each_clock_can_be_set_off_by_itself_to_the_nanosecond() {
+    let tree = Tree::minimal();
+    let text = |options: &[&str]| stdout_of_run(&tree, options, &["cat", "/proc/self/timens_offsets"]);
+    let fields = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(
+        fields(&text(&["--clock-monotonic=+1h", "--clock-boottime=-1500ns"])),
+        ["monotonic", "3600", "0", "boottime", "-1", "999998500"]
+    );
+    assert_eq!(fields(&text(&["--clock-boottime=1ns"])), ["monotonic", "0", "0", "boottime", "0", "1"]);
+    assert_eq!(
+        fields(&text(&["--clock-monotonic", "-10s"])),
+        ["monotonic", "-10", "0", "boottime", "0", "0"]
+    );
+    // What was said of one clock goes before what was said of both.
+    let (up, (monotonic, _)) = inside(&tree, &["--uptime=1h", "--clock-monotonic=+5s"]);
+    assert_near(up, 3600.0, 5.0);
+    assert_near(monotonic, 5.0, 0.0);
+}
+
+#[test]
+fn what_the_clocks_cannot_show_is_refused_with_the_range() {
+    let tree = Tree::minimal();
+    for (option, reason) in [
+        ("--uptime=-1s", "the monotonic clock cannot start at -1s; it can start between 0 and 146y"),
+        ("--uptime=147y", "it can start between 0 and 146y"),
+        ("--clock-monotonic=-200y", "the monotonic clock cannot be set off by -200y"),
+        ("--clock-boottime=+146.5y", "the boottime clock cannot be set off by +146y"),
+        ("--clock-boottime=-200y", "it can be between -"),
+        ("--uptime=300y", "longer than 292 years"),
+        ("--uptime=3x", "'x' is no unit of time"),
+        ("--uptime=", "a length of time is missing"),
+        ("--uptime=soon", "a number was expected at 'soon'"),
+        ("--clock-monotonic=1.5ns", "finer than a nanosecond"),
+    ] {
+        for verb in ["boot", "run"] {
+            let mut command = osier([verb, option]);
+            command.arg(tree.path());
+            if verb == "run" {
+                command.args(["--", "true"]);
+            }
+            let output = output(&mut command);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(code(output.status), 2, "{option}: {said}");
+            assert!(said.contains(reason), "{option}: '{reason}' is not in: {said}");
+        }
+    }
+    assert_eq!(code(run(&tree, &["--clock=host", "--uptime=1h"], &["true"]).status), 2);
+    assert_eq!(code(run(&tree, &["--clock=later"], &["true"]).status), 2);
+    // The edges are not refused.
+    let (_, boottime) = here();
+    inside(&tree, &["--uptime=146y"]);
+    inside(&tree, &[&format!("--clock-boottime=-{}s", boottime as u64 - 1)]);
+}
+
+#[test]
+fn everything_in_a_debian_tree_agrees() {
+    let name = unique("clocks");
+    let mut command = osier(["boot", "--ephemeral", "--uptime=3d"]);
+    command.arg(format!("--machine={name}")).arg(debian());
+    let machine = Machine::spawn(command, &name, &debian());
+    machine.await_output(" login: ");
+    let up: f64 = machine.sh("cut -d' ' -f1 /proc/uptime").parse().unwrap();
+    assert_near(up, 259_200.0, 120.0);
+    assert!(machine.sh("uptime").contains(" up 3 days,"), "{}", machine.sh("uptime"));
+    let now: f64 = machine.sh("date +%s").parse().unwrap();
+    // The leader began when its clocks had been up for three days.
+    let started: f64 = machine.sh("date +%s -d \"$(ps -o lstart= -p 1)\"").parse().unwrap();
+    let age: f64 = machine.sh("ps -o etimes= -p 1").trim().parse().unwrap();
+    assert_near(now - started, age, 3.0);
+    assert_near(age, up - 259_200.0, 3.0);
+    // When it was booted: btime is not in the time namespace's hands, uptime(1) -s is.
+    let since: f64 = machine.sh("date +%s -d \"$(uptime -s)\"").parse().unwrap();
+    assert_near(now - since, up, 3.0);
+    // systemd's own timestamps are CLOCK_MONOTONIC.
+    let userspace: f64 = machine.sh("systemctl show -p UserspaceTimestampMonotonic --value").parse().unwrap();
+    assert_near(userspace / 1e6, 259_200.0, 60.0);
+    // CLOCK_REALTIME has no namespace.
+    let of_host = clock_gettime(ClockId::Realtime).tv_sec as f64;
+    assert_near(machine.sh("date +%s").parse().unwrap(), of_host, 5.0);
+    // What enters later is in the same time, and so is every child.
+    assert_eq!(
+        fs::read_link(format!("/proc/{}/ns/time", machine.leader())).unwrap().display().to_string(),
+        machine.sh("readlink /proc/self/ns/time")
+    );
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end().0, 0);
+}

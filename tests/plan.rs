@@ -1,0 +1,194 @@
+//! Launch plans as text, for hosts and trees that are not this one: tests/golden/NAME.txt. `UPDATE=1 cargo test --test plan`
+//! writes the files anew; what changed is then in the diff. Needs no root.
+#![expect(clippy::unwrap_used, reason = "a test that cannot do its own work has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use osier::clock::{Now, Offsets};
+use osier::console::Terminals;
+use osier::error::{Error, Kind};
+use osier::host::{First, HostFacts};
+use osier::plan::LaunchPlan;
+use osier::settings::{Setting, Settings};
+use osier::spec::{Facts, MachineSpec};
+
+const HOUR: i64 = 3_600_000_000_000;
+
+fn host() -> HostFacts {
+    HostFacts {
+        cgroup2: Some("/sys/fs/cgroup".into()),
+        own_cgroup: "system.slice/osier@web.service/supervisor".into(),
+        first: First::Systemd,
+        time_namespaces: true,
+        memory: 8 << 30,
+        machine_id: Some("0123456789abcdef0123456789abcdef".parse().unwrap()),
+        now: Now { monotonic: 10 * HOUR, boottime: 12 * HOUR, own: Offsets::default() },
+        os_release: "NAME=\"Debian GNU/Linux\"\nID=debian\nVERSION_ID=\"13\"\n".to_owned(),
+        term: Some("xterm-256color".to_owned()),
+        uid: 0,
+    }
+}
+
+/// A host as CI's: no systemd, cgroup2 beside version 1.
+fn hybrid() -> HostFacts {
+    HostFacts {
+        cgroup2: Some("/sys/fs/cgroup/unified".into()),
+        own_cgroup: PathBuf::new(),
+        first: First::Other,
+        machine_id: None,
+        os_release: String::new(),
+        term: None,
+        ..host()
+    }
+}
+
+fn tree(init: Option<&str>) -> Facts {
+    Facts {
+        tree: "/var/lib/machines/web".into(),
+        name: "web".to_owned(),
+        os: Some("Debian GNU/Linux 13 (trixie)".to_owned()),
+        init: init.map(PathBuf::from),
+        machine_id: Some("fedcba9876543210fedcba9876543210".parse().unwrap()),
+        random_id: "11111111111141118111111111111111".parse().unwrap(),
+        terminals: Terminals { stdin: false, stdout: false },
+    }
+}
+
+fn flag(flag: &'static str, text: &str) -> Option<Setting> {
+    Some(Setting::flag(flag, text))
+}
+
+fn flags(name: &'static str, texts: &[&str]) -> Vec<Setting> {
+    texts.iter().map(|text| Setting::flag(name, *text)).collect()
+}
+
+fn resolve(settings: &Settings, facts: &Facts, host: &HostFacts) -> Result<LaunchPlan, Error> {
+    LaunchPlan::resolve(&MachineSpec::resolve(settings, facts)?, host)
+}
+
+#[track_caller]
+fn assert_golden(name: &str, plan: &Result<LaunchPlan, Error>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.txt"));
+    let text = plan.as_ref().unwrap().to_string();
+    if std::env::var_os("UPDATE").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &text).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap();
+    for (at, (found, wanted)) in text.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(found, wanted, "{}:{}; if that is meant: UPDATE=1", path.display(), at + 1);
+    }
+    assert_eq!(text, expected, "{}; if that is meant: UPDATE=1", path.display());
+}
+
+#[test]
+fn a_boot_by_default() {
+    let init = tree(Some("/usr/lib/systemd/systemd"));
+    assert_golden("boot", &resolve(&Settings::default(), &init, &host()));
+    assert_golden("boot-hybrid", &resolve(&Settings::default(), &init, &hybrid()));
+    let terminals = Terminals { stdin: true, stdout: true };
+    assert_golden("boot-terminal", &resolve(&Settings::default(), &Facts { terminals, ..init }, &host()));
+}
+
+#[test]
+fn a_run_by_default() {
+    let settings = Settings { arguments: vec!["/bin/true".into()], ..Settings::default() };
+    assert_golden("run", &resolve(&settings, &tree(None), &host()));
+}
+
+#[test]
+fn a_boot_with_everything() {
+    let settings = Settings {
+        machine: flag("--machine", "mail"),
+        uuid: flag("--uuid", "22222222-2222-4222-8222-222222222222"),
+        hostname: flag("--hostname", "mail.example"),
+        setenv: flags("--setenv", &["A=1", "TERM=dumb", "A=2"]),
+        kill_signal: flag("--kill-signal", "SIGRTMIN+4"),
+        notify_ready: flag("--notify-ready", "yes"),
+        ephemeral: flag("--ephemeral", "yes"),
+        read_only: flag("--read-only", "yes"),
+        bind: flags("--bind", &["/etc:/a/b/c", "/usr:/a:norbind"]),
+        bind_ro: flags("--bind-ro", &["/etc"]),
+        tmpfs: flags("--tmpfs", &["/var/tmp:size=10%"]),
+        inaccessible: flags("--inaccessible", &["/boot"]),
+        uptime: flag("--uptime", "3d"),
+        clock_monotonic: flag("--clock-monotonic", "-1h"),
+        network: flags("--network", &["veth"]),
+        console: flag("--console", "passive"),
+        register: flag("--register", "yes"),
+        slice: flag("--slice", "machine-mail.slice"),
+        property: flags("--property", &["MemoryMax=1G"]),
+        capability: flags("--capability", &["CAP_SYS_TIME"]),
+        drop_capability: flags("--drop-capability", &["CAP_MKNOD,CAP_NET_ADMIN"]),
+        api_vfs: flag("--api-vfs", "ro"),
+        arguments: vec!["single".into()],
+        ..Settings::default()
+    };
+    assert_golden("boot-everything", &resolve(&settings, &tree(Some("/sbin/init")), &host()));
+}
+
+#[test]
+fn a_run_with_everything() {
+    let settings = Settings {
+        uid: flag("--uid", "www-data"),
+        chdir: flag("--chdir", "/srv"),
+        process_two: flag("--as-pid2", "yes"),
+        network: flags("--private-network", &["none"]),
+        clock: flag("--clock", "zero"),
+        console: flag("--console", "pipe"),
+        register: flag("--register", "no"),
+        keep_unit: flag("--keep-unit", "yes"),
+        api_vfs: flag("--api-vfs", "rw"),
+        arguments: vec!["sh".into(), "-c".into(), "exit 3".into()],
+        ..Settings::default()
+    };
+    assert_golden("run-everything", &resolve(&settings, &tree(None), &host()));
+}
+
+#[track_caller]
+fn assert_refused(settings: &Settings, host: &HostFacts, kind: Kind, parts: &[&str]) {
+    let error = resolve(settings, &tree(Some("/sbin/init")), host).expect_err("it is refused");
+    let text = format!("{error}\nhint: {}", error.hint_text().unwrap_or_default());
+    assert_eq!(error.kind(), kind, "{text}");
+    for part in parts {
+        assert!(text.contains(part), "'{part}' is not in: {text}");
+    }
+}
+
+#[test]
+fn a_host_without_time_namespaces_can_boot_with_its_own_clocks() {
+    let host = HostFacts { time_namespaces: false, ..host() };
+    let parts =
+        ["cannot give the machine clocks of its own: this kernel has no time namespaces", "--clock=host"];
+    assert_refused(&Settings::default(), &host, Kind::Unsupported, &parts);
+    let uptime = Settings { uptime: flag("--uptime", "1h"), ..Settings::default() };
+    assert_refused(&uptime, &host, Kind::Unsupported, &parts);
+    let one = Settings {
+        clock: flag("--clock", "host"),
+        clock_boottime: flag("--clock-boottime", "1s"),
+        ..Settings::default()
+    };
+    assert_refused(&one, &host, Kind::Unsupported, &parts);
+    let as_host = Settings { clock: flag("--clock", "host"), ..Settings::default() };
+    let plan = resolve(&as_host, &tree(Some("/sbin/init")), &host).unwrap();
+    assert_eq!(plan.namespaces.to_string(), "pid mnt uts ipc net cgroup");
+    assert_eq!(plan.clocks, host.now.own);
+    // A command keeps the host's clocks unless it is told otherwise.
+    let command = Settings { arguments: vec!["true".into()], ..Settings::default() };
+    assert!(resolve(&command, &tree(None), &host).is_ok());
+}
+
+#[test]
+fn what_a_host_cannot_do_is_said_before_anything_is_done() {
+    let nobody = HostFacts { uid: 1000, ..host() };
+    assert_refused(&Settings::default(), &nobody, Kind::Permission, &["must be root", "sudo"]);
+    let without = HostFacts { cgroup2: None, ..host() };
+    assert_refused(&Settings::default(), &without, Kind::Unsupported, &["cgroup2", "mount -t cgroup2"]);
+    let limited = Settings { property: flags("--property", &["MemoryMax=1G"]), ..Settings::default() };
+    let parts = ["cannot set 'MemoryMax' for the machine's scope: systemd is not PID 1"];
+    assert_refused(&limited, &hybrid(), Kind::Unsupported, &parts);
+    let early = Settings { clock_monotonic: flag("--clock-monotonic", "-11h"), ..Settings::default() };
+    let parts = ["the monotonic clock cannot be set off by -11h; it can be between -10h and +"];
+    assert_refused(&early, &host(), Kind::Usage, &parts);
+}
