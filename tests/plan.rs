@@ -19,6 +19,7 @@ fn host() -> HostFacts {
     HostFacts {
         cgroup2: Some("/sys/fs/cgroup".into()),
         own_cgroup: "system.slice/osier@web.service/supervisor".into(),
+        delegated: Some("system.slice/osier@web.service".into()),
         first: First::Systemd,
         time_namespaces: true,
         memory: 8 << 30,
@@ -35,6 +36,7 @@ fn hybrid() -> HostFacts {
     HostFacts {
         cgroup2: Some("/sys/fs/cgroup/unified".into()),
         own_cgroup: PathBuf::new(),
+        delegated: None,
         first: First::Other,
         machine_id: None,
         os_release: String::new(),
