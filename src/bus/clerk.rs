@@ -73,13 +73,19 @@ struct Bus {
     jobs: Receiver<JobRemoved>,
 }
 
+/// A registration that was made.
+struct Registered {
+    name: String,
+    leader: u32,
+}
+
 struct Clerk {
     wire: Arc<Wire>,
     bus: Option<Bus>,
     /// The scope that was made.
-    scope: Option<String>,
+    scope: Option<systemd::Scope>,
     /// The name that is registered.
-    machine: Option<String>,
+    machine: Option<Registered>,
 }
 
 impl Clerk {
@@ -121,7 +127,7 @@ impl Clerk {
             }
             (Request::Register(machine), Some(leader)) => {
                 machined::register(&self.bus()?.connection, &machine, leader.as_fd())?;
-                self.machine = Some(machine.name);
+                self.machine = Some(Registered { name: machine.name, leader: machine.leader });
             }
             (Request::Release | Request::Finish, _) => self.release()?,
             (Request::OpenUnit(_) | Request::Register(_), None) => {
@@ -139,7 +145,8 @@ impl Clerk {
         let started = systemd::open_scope(&bus.connection, machine, (slice, properties), leader)?;
         let unit = systemd::await_scope(&bus.connection, &bus.jobs, &started);
         // Ours from here on, whatever became of the job.
-        self.scope = Some(started.name);
+        let invocation = systemd::read_invocation(&bus.connection, &started.name);
+        self.scope = Some(systemd::Scope { name: started.name, invocation });
         unit
     }
 
@@ -150,8 +157,9 @@ impl Clerk {
         }
         let (machine, scope) = (self.machine.take(), self.scope.take());
         let connection = &self.bus()?.connection;
-        let unregistered = machine.map_or(Ok(()), |name| machined::unregister(connection, &name));
-        let removed = scope.map_or(Ok(()), |unit| systemd::remove_scope(connection, &unit));
+        let unregistered = machine
+            .map_or(Ok(()), |Registered { name, leader }| machined::unregister(connection, &name, leader));
+        let removed = scope.map_or(Ok(()), |scope| systemd::remove_scope(connection, &scope));
         unregistered.and(removed)
     }
 

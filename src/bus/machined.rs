@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use zbus::blocking::Connection;
 use zbus::zvariant::{Fd, OwnedObjectPath, OwnedValue, Value};
 
-use super::call::{Failure, Object, arguments, call, open};
+use super::call::{Failure, Object, arguments, call, open, read_property};
 use super::{BusError, Registration};
 
 const DESTINATION: &str = "org.freedesktop.machine1";
@@ -110,13 +110,25 @@ pub(super) fn register(
     }
 }
 
-/// Makes machined forget a machine; not to know it is success.
-pub(super) fn unregister(bus: &Connection, name: &str) -> Result<(), BusError> {
-    match call(bus, MANAGER, "UnregisterMachine", &name) {
-        Ok(_) => Ok(()),
+/// Makes machined forget the machine with this leader; not to know it is success. Another one that has the name by now
+/// stays: a registrar whose supervisor was killed may come late.
+pub(super) fn unregister(bus: &Connection, name: &str, leader: u32) -> Result<(), BusError> {
+    let path = match find(bus, name) {
+        Ok(Some(path)) => path,
         // machined is started by the bus; without one there is no registration either.
-        Err(failure) if failure.is(&["NoSuchMachine"]) || failure.is_absent() => Ok(()),
-        Err(failure) => Err(failure.into()),
+        Ok(None) | Err(BusError::NoMachined(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let machine = Object { path: path.as_str(), interface: "org.freedesktop.machine1.Machine", ..MANAGER };
+    let gone = |failure: &Failure| failure.is(&["NoSuchMachine", "UnknownObject"]) || failure.is_absent();
+    let unregistered = match read_property::<u32>(bus, machine, "Leader") {
+        Ok(other) if other != leader => return Ok(()),
+        Ok(_) => call(bus, MANAGER, "UnregisterMachine", &name).map(drop),
+        Err(failure) => Err(failure),
+    };
+    match unregistered {
+        Err(failure) if !gone(&failure) => Err(failure.into()),
+        _ => Ok(()),
     }
 }
 

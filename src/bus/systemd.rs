@@ -32,6 +32,9 @@ const JOBS: &str = "type='signal',sender='org.freedesktop.systemd1',\
 /// How long a machine's end may take to be noticed before the scope is told to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long PID 1 gets to notice that a scope is empty before what is in it is killed.
+const NOTICE: Duration = Duration::from_millis(300);
+
 /// Whether systemd is the host's PID 1 (man 3 sd_booted).
 pub fn is_running() -> bool {
     std::fs::symlink_metadata("/run/systemd/system").is_ok_and(|metadata| metadata.is_dir())
@@ -228,18 +231,45 @@ fn control_group(bus: &Connection, path: &OwnedObjectPath, name: &str) -> Result
     Ok(read_property(bus, unit, "ControlGroup")?)
 }
 
-/// Removes a scope of ours: kills what is left in it and waits until PID 1 has forgotten it.
+/// A scope that was made here.
+#[derive(Debug)]
+pub(super) struct Scope {
+    /// Its name, which another one may have after it.
+    pub(super) name: String,
+    /// Which of that name it is; `None` when it was gone before it could be asked.
+    pub(super) invocation: Option<Vec<u8>>,
+}
+
+/// What tells one start of a unit from the next of the same name (man 5 org.freedesktop.systemd1, `InvocationID`).
+pub(super) fn read_invocation(bus: &Connection, unit: &str) -> Option<Vec<u8>> {
+    invocation_at(bus, &find_unit(bus, unit).ok()??).ok()
+}
+
+fn invocation_at(bus: &Connection, path: &OwnedObjectPath) -> Result<Vec<u8>, Failure> {
+    let unit =
+        Object { destination: DESTINATION, path: path.as_str(), interface: "org.freedesktop.systemd1.Unit" };
+    read_property(bus, unit, "InvocationID")
+}
+
+/// Removes a scope of ours: waits until PID 1 has forgotten it, and kills what keeps it.
 ///
-/// Not by a stop job at first: that one asks the controller, which is us, and waits for its answer.
-pub(super) fn remove_scope(bus: &Connection, unit: &str) -> Result<(), BusError> {
+/// Not by a stop job at first: that one asks the controller, which is us, and waits for its answer. Nor by a kill: with the
+/// last process PID 1 lets it go by itself, and calls go by name. The next machine of the name may have it already when
+/// the supervisor here was killed.
+pub(super) fn remove_scope(bus: &Connection, scope: &Scope) -> Result<(), BusError> {
+    let unit = &scope.name;
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
     let mut stopped = false;
     while let Some(path) = find_unit(bus, unit)? {
+        match (&scope.invocation, invocation_at(bus, &path)) {
+            (Some(ours), Ok(found)) if *ours != found => return Ok(()),
+            _ => {}
+        }
         // Each may fail because the unit is gone by now: the next look tells.
         if active_state(bus, &path).is_ok_and(|state| state == "failed") {
             let _ = call(bus, MANAGER, "ResetFailedUnit", &unit);
-        } else if !stopped {
+        } else if start.elapsed() > NOTICE && !stopped {
             let _ = call(bus, MANAGER, "KillUnit", &(unit, "all", libc::SIGKILL));
         }
         if start.elapsed() > GRACE && !stopped {
