@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -45,12 +45,17 @@ pub(crate) fn killed_supervisor() {
     drop(machine);
     // The next boot under the name finds nothing in its way, and takes the rest away.
     Machine::hold("orphan", &["--register=yes"]).stop();
-    // At once, too.
-    let mut machine = Machine::hold("orphan", &["--register=yes"]);
-    machine.signal(Signal::SIGKILL);
-    machine.wait();
-    drop(machine);
-    Machine::hold("orphan", &["--register=yes"]).stop();
+    // At once, too: what the killed one's registrar still does must not meet the next machine of the name.
+    for _ in 0..10 {
+        let mut machine = Machine::hold("orphan", &["--register=yes"]);
+        machine.signal(Signal::SIGKILL);
+        machine.wait();
+        drop(machine);
+    }
+    let machine = Machine::hold("orphan", &["--register=yes"]);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(shown(&machine.name, "Leader"), machine.leader());
+    machine.stop();
 }
 
 pub(crate) fn killed_service() {
@@ -76,7 +81,7 @@ pub(crate) fn killed_registrar() {
     };
     let registrar = children.split_whitespace().find(comm).expect("the registrar");
     kill(Pid::from_raw(registrar.parse().expect("a pid")), Signal::SIGKILL).expect("kill");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     assert!(Path::new("/proc").join(machine.leader()).exists());
     assert_eq!(shown(&machine.name, "Leader"), machine.leader());
     machine.signal(Signal::SIGTERM);
