@@ -190,6 +190,9 @@ fn what_a_host_cannot_do_is_said_before_anything_is_done() {
     let limited = Settings { property: flags("--property", &["MemoryMax=1G"]), ..Settings::default() };
     let parts = ["cannot set 'MemoryMax' for the machine's scope: systemd is not PID 1"];
     assert_refused(&limited, &hybrid(), Kind::Unsupported, &parts);
+    let keep = Settings { keep_unit: flag("--keep-unit", "yes"), ..Settings::default() };
+    let session = HostFacts { delegated: None, ..host() };
+    assert_refused(&keep, &session, Kind::Unsupported, &["systemd has not delegated its cgroup"]);
     let early = Settings { clock_monotonic: flag("--clock-monotonic", "-11h"), ..Settings::default() };
     let parts = ["the monotonic clock cannot be set off by -11h; it can be between -10h and +"];
     assert_refused(&early, &host(), Kind::Usage, &parts);
