@@ -183,19 +183,25 @@ impl Cgroup {
     }
 
     fn remove(&mut self, patience: Duration) -> io::Result<()> {
-        match std::mem::replace(&mut self.origin, Origin::Closed) {
-            Origin::Closed => Ok(()),
-            Origin::Made => {
-                remove_tree(&self.path, patience)?;
-                for above in self.path.ancestors().skip(1).take_while(|above| *above != self.mount) {
-                    if fs::remove_dir(above).is_err() {
-                        break;
-                    }
-                }
-                Ok(())
-            }
+        let removed = match self.origin {
+            Origin::Closed => return Ok(()),
+            Origin::Made => remove_tree(&self.path, patience),
             Origin::Unit => remove_tree(&self.payload(), patience),
+        };
+        // What is busy now is busy when this is dropped; anything else is worth another try then.
+        if removed.as_ref().is_err_and(|error| error.raw_os_error() != Some(libc::EBUSY)) {
+            return removed;
         }
+        let origin = std::mem::replace(&mut self.origin, Origin::Closed);
+        removed?;
+        if origin == Origin::Made {
+            for above in self.path.ancestors().skip(1).take_while(|above| *above != self.mount) {
+                if fs::remove_dir(above).is_err() {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes what a dead supervisor left at `path` (from its record), if anything.

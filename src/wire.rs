@@ -21,6 +21,17 @@ const LONGEST: usize = 16 * 1024;
 /// So many descriptors go with one message.
 pub const MOST_FDS: usize = 4;
 
+/// What came.
+#[derive(Debug)]
+pub enum Heard<T> {
+    /// A message and the descriptors with it.
+    Message(T, Vec<OwnedFd>),
+    /// The other end is gone; it had read all that was sent.
+    End,
+    /// The other end is gone, with something of ours unread.
+    Reset,
+}
+
 /// One end of the socket.
 #[derive(Debug)]
 pub struct Wire(OwnedFd);
@@ -59,17 +70,34 @@ impl Wire {
     /// # Errors
     /// `InvalidData` for a message that cannot be read or was cut.
     pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        match self.hear()? {
+            Heard::Message(message, fds) => Ok(Some((message, fds))),
+            Heard::End | Heard::Reset => Ok(None),
+        }
+    }
+
+    /// As [`Wire::receive`], for who needs to know how far the other end had read.
+    ///
+    /// # Errors
+    /// As [`Wire::receive`].
+    pub fn hear<T: DeserializeOwned>(&self) -> io::Result<Heard<T>> {
+        match self.hear_packet() {
+            // Said once, and before what the other end had sent: that is still there.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(match self.hear_packet()? {
+                Heard::End => Heard::Reset,
+                heard => heard,
+            }),
+            heard => heard,
+        }
+    }
+
+    fn hear_packet<T: DeserializeOwned>(&self) -> io::Result<Heard<T>> {
         let mut text = [0; LONGEST];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
             recvmsg(&self.0, &mut [IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        });
-        let received = match received {
-            // The other end died with something of ours unread.
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-            other => other?,
-        };
+        })?;
         let fds = ancillary
             .drain()
             .filter_map(|message| match message {
@@ -79,12 +107,12 @@ impl Wire {
             .flatten()
             .collect();
         if received.bytes == 0 {
-            return Ok(None);
+            return Ok(Heard::End);
         }
         if received.flags.contains(ReturnFlags::TRUNC) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Ok(Some((serde_json::from_slice(&text[..received.bytes])?, fds)))
+        Ok(Heard::Message(serde_json::from_slice(&text[..received.bytes])?, fds))
     }
 }
 
@@ -113,6 +141,20 @@ mod tests {
         drop(one);
         assert!(other.receive::<()>().unwrap().is_none());
         assert_eq!(other.send(&(), &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn what_was_said_before_the_end_is_heard_and_so_is_what_was_not_read() {
+        let (one, other) = Wire::pair().unwrap();
+        one.send(&"unread", &[]).unwrap();
+        other.send(&"last word", &[]).unwrap();
+        drop(other);
+        assert!(matches!(one.hear::<String>().unwrap(), Heard::Message(word, _) if word == "last word"));
+        assert!(matches!(one.hear::<String>().unwrap(), Heard::End));
+        let (one, other) = Wire::pair().unwrap();
+        one.send(&"unread", &[]).unwrap();
+        drop(other);
+        assert!(matches!(one.hear::<String>().unwrap(), Heard::Reset));
     }
 
     #[test]

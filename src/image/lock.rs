@@ -133,9 +133,15 @@ impl LockFile {
             if !set_lock(&file, access)? {
                 return Ok(None);
             }
-            // Its last holder may have removed it between the open and the lock: then this one excludes nobody.
-            if file.metadata()?.nlink() > 0 {
-                return Ok(Some(Self { path: path.to_owned(), file, access }));
+            let taken = Self { path: path.to_owned(), file, access };
+            match taken.file.metadata() {
+                Ok(found) if found.nlink() > 0 => return Ok(Some(taken)),
+                // Its last holder removed it between the open and the lock: this one excludes nobody.
+                Ok(_) => {}
+                Err(error) => {
+                    let _ = taken.release();
+                    return Err(error);
+                }
             }
         }
     }

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::error::reason;
+
 /// Where images are looked up by name, first hit wins: systemd's own list for machines.
 pub const SEARCH_PATH: [&str; 5] =
     ["/etc/machines", "/run/machines", "/var/lib/machines", "/usr/local/lib/machines", "/usr/lib/machines"];
@@ -57,7 +59,9 @@ impl fmt::Display for LookupError {
             Self::DiskImage(path) => {
                 write!(f, "'{}' is a disk image, and osier cannot boot those yet", path.display())
             }
-            Self::Unreadable(path, cause) => write!(f, "cannot look at '{}': {cause}", path.display()),
+            Self::Unreadable(path, cause) => {
+                write!(f, "cannot look at '{}': {}", path.display(), reason(cause))
+            }
         }
     }
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::error::reason;
+
 /// The largest file that is read from a tree, in bytes: far above any os-release, far below what hurts.
 const LARGEST: u64 = 64 << 10;
 
@@ -72,7 +74,9 @@ impl fmt::Display for NoInit {
             Self::NotExecutable(path) => {
                 write!(f, "its init {} is not an executable file", path.display())
             }
-            Self::Unreadable(path, cause) => write!(f, "cannot look at its {}: {cause}", path.display()),
+            Self::Unreadable(path, cause) => {
+                write!(f, "cannot look at its {}: {}", path.display(), reason(cause))
+            }
         }
     }
 }

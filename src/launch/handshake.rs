@@ -13,6 +13,7 @@
 //!
 //! Each state owns the socket and gives the next state, so a barrier that is skipped or doubled does not compile. A step
 //! that fails sends [`Failure`], which the supervisor says in words; a peer that dies is an end of file at the wrong time.
+//! The supervisor waits for each message with [`Watch`], so that neither an outer that dies nor a leader that hangs holds it.
 
 use std::fmt;
 use std::io;
@@ -22,8 +23,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
+use super::watch::Watch;
 use crate::error::{Error, Kind, reason};
-use crate::wire::Wire;
+use crate::wire::{Heard, Wire};
 
 /// From the outer and the leader.
 #[derive(Debug, Serialize, Deserialize)]
@@ -137,30 +139,42 @@ pub(super) fn pair() -> io::Result<(Forked, Inside)> {
     Ok((Forked(one), Inside(other, PhantomData)))
 }
 
-/// What the supervisor learns when a peer does not go on.
-fn expect(wire: &Wire) -> Result<(FromInside, Vec<OwnedFd>), Error> {
-    let died = || Error::new(Kind::Failed, "cannot set the machine up").because("its first process died");
-    match wire.receive() {
-        Ok(Some((FromInside::Failed(failure), _))) => Err(failure.into()),
-        Ok(Some(message)) => Ok(message),
-        Ok(None) => Err(died()),
-        Err(error) => Err(died().because(reason(&error))),
+/// The next message, which `watch` waits for. A step that failed is an error, and so is an end with a word of ours unread.
+fn hear(wire: &Wire, watch: &mut Watch<'_>) -> Result<Option<(FromInside, Vec<OwnedFd>)>, Error> {
+    watch.await_word(wire.as_fd())?;
+    match wire.hear() {
+        Ok(Heard::Message(FromInside::Failed(failure), _)) => Err(failure.into()),
+        Ok(Heard::Message(message, fds)) => Ok(Some((message, fds))),
+        Ok(Heard::End) => Ok(None),
+        Ok(Heard::Reset) => Err(died()),
+        Err(error) => Err(Error::io("cannot hear the machine's first process", &error)),
     }
+}
+
+/// The next message; there has to be one.
+fn expect(wire: &Wire, watch: &mut Watch<'_>) -> Result<(FromInside, Vec<OwnedFd>), Error> {
+    hear(wire, watch)?.ok_or_else(died)
+}
+
+/// The end of the leader before it has executed anything.
+pub(super) fn died() -> Error {
+    Error::new(Kind::Failed, "cannot set the machine up").because("its first process died")
 }
 
 fn out_of_turn() -> Error {
     Error::new(Kind::Failed, "cannot set the machine up").because("its first process spoke out of turn")
 }
 
-fn tell(wire: &Wire, message: &ToLeader) -> Result<(), Error> {
-    match wire.send(message, &[]) {
-        Ok(()) => Ok(()),
+fn tell(wire: &Wire, message: &ToLeader, watch: &mut Watch<'_>) -> Result<(), Error> {
+    let error = match wire.send(message, &[]) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if error.kind() == io::ErrorKind::BrokenPipe {
         // What it said before it died is the reason.
-        Err(error) => match expect(wire) {
-            Err(said) => Err(said),
-            Ok(_) => Err(Error::io("cannot talk to the machine's first process", &error)),
-        },
+        expect(wire, watch)?;
     }
+    Err(Error::io("cannot talk to the machine's first process", &error))
 }
 
 /// The supervisor, when the outer is forked.
@@ -181,8 +195,8 @@ impl Forked {
     ///
     /// # Errors
     /// The step of the outer that failed.
-    pub(super) fn cloned(self) -> Result<(Cloned, Leader), Error> {
-        match expect(&self.0)? {
+    pub(super) fn cloned(self, watch: &mut Watch<'_>) -> Result<(Cloned, Leader), Error> {
+        match expect(&self.0, watch)? {
             (FromInside::Cloned { pid }, fds) => {
                 let pidfd = fds.into_iter().next().ok_or_else(out_of_turn)?;
                 Ok((Cloned(self.0), Leader { pid, pidfd }))
@@ -201,9 +215,9 @@ impl Cloned {
     ///
     /// # Errors
     /// The step of the leader that failed.
-    pub(super) fn ids_mapped(self) -> Result<Networked, Error> {
-        tell(&self.0, &ToLeader::IdsMapped)?;
-        match expect(&self.0)? {
+    pub(super) fn ids_mapped(self, watch: &mut Watch<'_>) -> Result<Networked, Error> {
+        tell(&self.0, &ToLeader::IdsMapped, watch)?;
+        match expect(&self.0, watch)? {
             (FromInside::NetnsReady, _) => Ok(Networked(self.0)),
             _ => Err(out_of_turn()),
         }
@@ -228,9 +242,9 @@ impl Networked {
     ///
     /// # Errors
     /// The step of the leader that failed.
-    pub(super) fn placed(self) -> Result<(Ready, Handover), Error> {
-        tell(&self.0, &ToLeader::Placed)?;
-        match expect(&self.0)? {
+    pub(super) fn placed(self, watch: &mut Watch<'_>) -> Result<(Ready, Handover), Error> {
+        tell(&self.0, &ToLeader::Placed, watch)?;
+        match expect(&self.0, watch)? {
             (FromInside::Ready { console, notify }, fds) => {
                 let mut fds = fds.into_iter();
                 let console = if console { Some(fds.next().ok_or_else(out_of_turn)?) } else { None };
@@ -251,13 +265,11 @@ impl Ready {
     ///
     /// # Errors
     /// That it could not be executed.
-    pub(super) fn go(self) -> Result<(), Error> {
-        tell(&self.0, &ToLeader::Go)?;
-        match self.0.receive() {
-            Ok(None) => Ok(()),
-            Ok(Some((FromInside::Failed(failure), _))) => Err(failure.into()),
-            Ok(Some(_)) => Err(out_of_turn()),
-            Err(error) => Err(Error::io("cannot talk to the machine's first process", &error)),
+    pub(super) fn go(self, watch: &mut Watch<'_>) -> Result<(), Error> {
+        tell(&self.0, &ToLeader::Go, watch)?;
+        match hear(&self.0, watch)? {
+            None => Ok(()),
+            Some(_) => Err(out_of_turn()),
         }
     }
 }
@@ -294,14 +306,21 @@ impl<State> Inside<State> {
     }
 
     fn say(&self, message: &FromInside, fds: &[BorrowedFd<'_>]) -> Result<(), Orphaned> {
-        self.0.send(message, fds).map_err(|_| Orphaned)
+        self.0.send(message, fds).map_err(|error| {
+            self.fail(Failure::set_up("talk to the supervisor", &error));
+            Orphaned
+        })
     }
 
     fn hear<Next>(self, word: &ToLeader) -> Result<Inside<Next>, Orphaned> {
+        // Said, whatever it is: an end of file without a word is how the supervisor knows of a payload that runs.
         match self.0.receive::<ToLeader>() {
-            Ok(Some((said, _))) if said == *word => Ok(Inside(self.0, PhantomData)),
-            _ => Err(Orphaned),
+            Ok(Some((said, _))) if said == *word => return Ok(Inside(self.0, PhantomData)),
+            Ok(None) => {}
+            Ok(Some(_)) => self.fail(Failure::refused("hear the supervisor", "it spoke out of turn")),
+            Err(error) => self.fail(Failure::set_up("hear the supervisor", &error)),
         }
+        Err(Orphaned)
     }
 }
 

@@ -103,7 +103,7 @@ fn set_up(plan: &LaunchPlan, given: &Given<'_>) -> Result<Set, Failure> {
         }
         _ => Some(make_console()?),
     };
-    step("finish the root", root::finish(plan.root.access))?;
+    step("set the root's mounts up", root::finish(plan.root.access))?;
     let user = find_user(&plan.exec.user)?;
     step("limit capabilities", plan.confinement.capabilities.limit())?;
     Ok(Set { console, user })

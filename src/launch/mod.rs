@@ -5,20 +5,20 @@ mod leader;
 mod outer;
 mod stub;
 mod supervisor;
+mod watch;
 
 use std::os::fd::AsFd;
 
-use nix::unistd::Pid;
-
 use crate::console::Streams;
-use crate::error::{Context, Error, Kind, Result};
-use crate::machine::{Attachment, Leader, Running, Tenure};
+use crate::error::{Context, Error, Result};
+use crate::machine::{Attachment, Leader, Running, Signals, Tenure};
 use crate::plan::LaunchPlan;
 use crate::sys::{Forked, fork};
 use outer::Given;
+use watch::{Outer, Watch};
 
 /// Boots what `plan` says. What the machine has is in the result, or given back when anything fails; name and tree stay
-/// `tenure`'s.
+/// `tenure`'s. One of `signals` breaks it off.
 ///
 /// # Errors
 /// The step that failed, on either side of the handshake.
@@ -27,6 +27,7 @@ pub fn launch(
     tenure: &mut Tenure,
     attachment: &mut Attachment,
     streams: Option<&Streams>,
+    signals: &Signals,
 ) -> Result<Running> {
     let cgroup = supervisor::make_cgroup(plan)?;
     let payload = cgroup.as_ref().map(|(_, payload)| payload.as_fd());
@@ -40,41 +41,29 @@ pub fn launch(
         Forked::Parent(outer) => Outer(outer),
     };
     drop(inside);
-    let (cloned, leader) = supervisor_end.cloned()?;
+    let mut watch = Watch::new(&outer, attachment, signals).context(|| "cannot watch a process")?;
+    let (cloned, leader) = supervisor_end.cloned(&mut watch)?;
+    watch.forget_outer();
     let mut running = Running::new(Leader::new(leader.pid, leader.pidfd));
     running.cgroup = cgroup.map(|(guard, _)| guard);
 
-    let networked = cloned.ids_mapped()?;
-    running.link = supervisor::make_link(plan, leader.pid)?;
-    supervisor::place(plan, tenure, &mut running)?;
-    let (ready, handover) = networked.placed()?;
+    let networked = cloned.ids_mapped(&mut watch)?;
+    running.link = supervisor::make_link(plan, leader.pid).map_err(|error| explain(error, &running))?;
+    supervisor::place(plan, tenure, &mut running).map_err(|error| explain(error, &running))?;
+    let (ready, handover) = networked.placed(&mut watch)?;
     if let Some(master) = handover.console {
-        attachment.connect(master).context(|| "cannot serve the console")?;
+        watch.attachment.connect(master).context(|| "cannot serve the console")?;
     }
     running.notify = handover.notify;
-    let record = supervisor::describe(plan, tenure, &running)?;
+    let record = supervisor::describe(plan, tenure, &running).map_err(|error| explain(error, &running))?;
     tenure.record(&record)?;
     // Not earlier: its exit takes longer than the leader's next steps.
     drop(outer);
-    match ready.go() {
-        Ok(()) => Ok(running),
-        Err(error) => Err(explain(error, &mut running)),
-    }
+    ready.go(&mut watch)?;
+    Ok(running)
 }
 
-/// The outer, which ends by itself, to be waited for.
-struct Outer(Pid);
-
-impl Drop for Outer {
-    fn drop(&mut self) {
-        let _ = nix::sys::wait::waitpid(self.0, None);
-    }
-}
-
-/// A leader that was killed before it could say anything is no failure of a step of ours.
-fn explain(error: Error, running: &mut Running) -> Error {
-    match running.leader.wait() {
-        Ok(_) => error,
-        Err(wait) => Error::new(Kind::Failed, error.to_string()).because(wait),
-    }
+/// What cannot be done to a leader that has died is the lesser news.
+fn explain(error: Error, running: &Running) -> Error {
+    if running.leader.has_ended() { handshake::died() } else { error }
 }

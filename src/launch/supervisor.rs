@@ -1,8 +1,9 @@
 //! What the supervisor does for a leader while it waits: cgroup, link, unit, registration, record.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::{Gid, Uid};
 
@@ -12,7 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::machine::record::{Clocks, Record};
 use crate::machine::{Machined, Running, Tenure};
 use crate::namespace;
-use crate::net::{self, VethGuard};
+use crate::net::{self, Veth, VethGuard};
 use crate::plan::{CgroupPlan, LaunchPlan, NetworkPlan};
 use crate::spec::Register;
 
@@ -52,10 +53,24 @@ pub(super) fn make_link(plan: &LaunchPlan, leader: u32) -> Result<Option<VethGua
     let NetworkPlan::Veth(veth) = &plan.network else { return Ok(None) };
     let what = || format!("cannot make the link '{}'", veth.host.name);
     let namespace = File::open(format!("/proc/{leader}/ns/net")).context(what)?;
-    let link = net::create_veth(veth, namespace.as_fd()).context(what)?;
+    let link = create_link(veth, namespace.as_fd()).context(what)?;
     // systemd-networkd does it where it runs; elsewhere nobody would.
     link.set_up().context(|| format!("cannot start the link '{}'", veth.host.name))?;
     Ok(Some(link))
+}
+
+/// The link of a machine that was killed goes with its network namespace, which the kernel takes apart a while after its
+/// last process: one of this name may be about to go.
+fn create_link(veth: &Veth, namespace: BorrowedFd<'_>) -> io::Result<VethGuard> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match net::create_veth(veth, namespace) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Under systemd: the unit, the registration, and then the payload's cgroup below the unit's. machined takes the unit from

@@ -98,7 +98,16 @@ impl Attachment {
         Ok(None)
     }
 
-    fn hear_front(&mut self) -> io::Result<Option<FromUser>> {
+    /// Readable when the front says something; none without a front.
+    pub fn front(&self) -> Option<BorrowedFd<'_>> {
+        self.front.as_ref().map(FrontWire::fd)
+    }
+
+    /// Takes in what the front says, up to a request.
+    ///
+    /// # Errors
+    /// What recv(2) gives.
+    pub fn hear_front(&mut self) -> io::Result<Option<FromUser>> {
         while let Some(front) = &mut self.front {
             match front.recv()? {
                 None => break,

@@ -120,7 +120,8 @@ impl Store {
         let owner = std::process::id();
         let claim = Claim { path, file, leftover, owner };
         // Of a writer that died between open and rename.
-        remove_if_there(&claim.replacement()).context(|| "cannot clear a dead machine's record")?;
+        let stale = claim.replacement();
+        remove_if_there(&stale).context(|| format!("cannot remove {}", stale.display()))?;
         Ok(claim)
     }
 
@@ -252,9 +253,9 @@ impl Claim {
     /// # Errors
     /// What unlink(2) gives.
     pub fn close(mut self) -> Result<()> {
-        let removed = self.remove().context(|| format!("cannot remove {}", self.path.display()));
+        self.remove().context(|| format!("cannot remove {}", self.path.display()))?;
         self.owner = 0;
-        removed
+        Ok(())
     }
 
     fn remove(&self) -> io::Result<()> {
@@ -287,17 +288,32 @@ fn take(path: &Path) -> io::Result<Taken> {
     for _ in 0..ROUNDS {
         let file = open(OpenOptions::new().create(true), path)?;
         match lock(&file, NAME_BYTE, 1) {
-            Ok(()) if is_at(&file, path)? => {
-                file.set_permissions(Permissions::from_mode(0o644))?;
-                return Ok(Taken::Mine(file));
-            }
-            // Its owner removed or replaced it between open and lock.
-            Ok(()) => {}
+            Ok(()) => match make_readable(&file, path) {
+                Ok(true) => return Ok(Taken::Mine(file)),
+                // Its owner removed or replaced it between open and lock.
+                Ok(false) => {}
+                Err(error) => {
+                    // Locked, it is nobody else's.
+                    if is_at(&file, path).unwrap_or(false) {
+                        let _ = fs::remove_file(path);
+                    }
+                    return Err(error);
+                }
+            },
             Err(Errno::EAGAIN | Errno::EACCES) => return Ok(Taken::Others),
             Err(error) => return Err(error.into()),
         }
     }
     Ok(Taken::Others)
+}
+
+/// Whether it is the file that has the name; then everybody can read it.
+fn make_readable(file: &File, path: &Path) -> io::Result<bool> {
+    let named = is_at(file, path)?;
+    if named {
+        file.set_permissions(Permissions::from_mode(0o644))?;
+    }
+    Ok(named)
 }
 
 fn write_locked(path: &Path, record: &Record) -> io::Result<File> {

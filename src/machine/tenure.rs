@@ -55,6 +55,11 @@ impl Tenure {
     /// [`Kind::InUse`] for a name or a tree that another machine has; the bus that is not there with `--register=yes`.
     pub fn take(plan: &LaunchPlan, store: &Store) -> Result<Self> {
         let name = plan.name.as_str();
+        // First: it leads through another mount namespace, and whoever does not come back from there could give nothing back.
+        let scratch = match plan.root.layer {
+            Layer::Scratch => Some(open_scratch().context(|| "cannot make the throw-away layer")?),
+            Layer::Tree => None,
+        };
         // Forked before anything is held: it must not share the locks.
         let (registrar, machined) = ask_bus(plan, store)?;
         let claim = store.claim(name)?;
@@ -67,12 +72,8 @@ impl Tenure {
             (Layer::Tree, Access::ReadWrite) => Some(Share::Exclusive),
         };
         let tree = share.map(|share| lock_tree(&plan.root.tree, share)).transpose()?;
-        let scratch = match plan.root.layer {
-            Layer::Scratch => Some(open_scratch().context(|| "cannot make the throw-away layer")?),
-            Layer::Tree => None,
-        };
         let propagation = Directory::make(&propagation_directory(name))
-            .context(|| "cannot make the directory for machinectl bind")?;
+            .context(|| format!("cannot make {}", propagation_directory(name).display()))?;
         Ok(Self { propagation, scratch, tree, claim, registrar, machined })
     }
 
@@ -111,8 +112,9 @@ impl Tenure {
     pub fn close(self) -> Result<()> {
         let Self { propagation, scratch, tree, claim, registrar, machined: _ } = self;
         drop(scratch);
+        let directory = propagation.path.display().to_string();
         let results = [
-            propagation.close().context(|| "cannot remove the directory for machinectl bind"),
+            propagation.close().context(|| format!("cannot remove {directory}")),
             tree.map_or(Ok(()), |tree| tree.close().context(|| "cannot unlock the tree")),
             registrar.map_or(Ok(()), |registrar| {
                 registrar.close().map_err(|error| {

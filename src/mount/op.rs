@@ -254,7 +254,7 @@ fn bind(source: &Path, target: &Path) -> io::Result<()> {
 }
 
 fn make_read_only(target: &Path) -> io::Result<()> {
-    if !target.exists() {
+    if !target.try_exists()? {
         return Ok(());
     }
     bind(target, target)?;

@@ -108,8 +108,9 @@ impl VethGuard {
     /// # Errors
     /// What the kernel gives.
     pub fn close(mut self) -> io::Result<()> {
+        self.rtnl.delete(with_index(self.index))?;
         self.closed = true;
-        self.rtnl.delete(with_index(self.index))
+        Ok(())
     }
 }
 

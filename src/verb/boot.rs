@@ -31,7 +31,11 @@ fn find_init(image: &Image, tree: &Tree) -> Result<std::path::PathBuf> {
         Err(error) => return Err(Error::io(format!("cannot look into '{path}'"), &error)),
     }
     tree.find_init().map(|found| found.path).map_err(|reason| {
-        let error = Error::new(Kind::Failed, format!("'{path}' has no init")).because(&reason);
+        let what = match &reason {
+            NoInit::Unreadable(..) => format!("cannot look for the init of '{path}'"),
+            _ => format!("'{path}' has no init"),
+        };
+        let error = Error::new(Kind::Failed, what).because(&reason);
         match reason {
             NoInit::Missing => error.hint("`osier run` runs a command in a tree without one"),
             _ => error,

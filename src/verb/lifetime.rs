@@ -106,7 +106,7 @@ fn supervise_to_end(
         Attachment::open(plan.console, front).context(|| "cannot attach the console")?;
     let manner = Manner { kill_signal: plan.kill_signal, ready: plan.ready };
     let ended = loop {
-        let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref())?;
+        let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &signals)?;
         announce(spec, quiet, "runs; ^] three times within a second ends it");
         let reboots = matches!(plan.cgroup, CgroupPlan::Keep { .. });
         if !can_reboot(&plan) {

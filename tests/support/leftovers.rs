@@ -1,6 +1,7 @@
 //! What a machine that is gone may not have left: process, cgroup, link, record, lock, mount, directory.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use osier::mount::table;
@@ -23,28 +24,51 @@ pub(crate) fn link(name: &str) -> PathBuf {
 
 /// Everything that is there of the machine `name` that runs, or ran, from `tree`.
 pub(crate) fn of(name: &str, tree: &Path) -> Vec<String> {
-    let beside = tree.with_file_name(format!(".#{}.lck", tree.file_name().unwrap().display()));
-    let unescaped = cgroup2().join("machine.slice").join(format!("machine-{name}.scope"));
-    let paths = [
-        Path::new("/run/osier/machines").join(format!("{name}.json")),
-        Path::new("/run/osier/machines").join(format!(".{name}.json.new")),
-        Path::new("/run/systemd/nspawn/propagate").join(name),
-        cgroup(name),
-        unescaped,
-        link(name),
-        beside,
-    ];
-    let paths = paths.into_iter().filter(|path| path.symlink_metadata().is_ok());
-    let mut found: Vec<_> = paths.map(|path| path.display().to_string()).collect();
+    let mut found = Vec::new();
+    for path in paths(name, tree) {
+        if path.symlink_metadata().is_ok() {
+            found.push(path.display().to_string());
+        }
+    }
+    // Wherever it is, and whichever way its name is written.
+    directories(&cgroup2(), &mut |path, directory| {
+        if directory.contains(&format!("machine-{name}.")) || path == cgroup(name) {
+            found.push(path.display().to_string());
+        }
+    });
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    found.extend(
-        mounts
-            .lines()
-            .filter(|line| line.contains(&*tree.to_string_lossy()))
-            .map(|line| format!("mount {line}")),
-    );
+    let tree_path = tree.to_string_lossy();
+    let of_it = mounts
+        .lines()
+        .filter(|line| line.contains(&*tree_path) || line.split([' ', '/']).any(|part| part == name));
+    found.extend(of_it.map(|line| format!("mount {line}")));
     found.extend(processes(name, tree));
     found
+}
+
+fn paths(name: &str, tree: &Path) -> Vec<PathBuf> {
+    let records = Path::new("/run/osier/machines");
+    let mut paths = vec![
+        records.join(format!("{name}.json")),
+        records.join(format!(".{name}.json.new")),
+        Path::new("/run/systemd/nspawn/propagate").join(name),
+        link(name),
+        tree.with_file_name(format!(".#{}.lck", tree.file_name().unwrap().display())),
+    ];
+    if let Ok(stat) = tree.metadata() {
+        let lock = format!("inode-{}:{}", stat.dev(), stat.ino());
+        paths.push(Path::new("/run/systemd/nspawn/locks").join(lock));
+    }
+    paths
+}
+
+fn directories(above: &Path, look: &mut impl FnMut(&Path, &str)) {
+    for entry in fs::read_dir(above).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            look(&entry.path(), &entry.file_name().to_string_lossy());
+            directories(&entry.path(), look);
+        }
+    }
 }
 
 /// Processes in its cgroup, and supervisors that were started for its tree under its name.
