@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use support::tree::{Scratch, Tree};
-use support::{leftovers, program};
+use support::{await_some, leftovers, program};
 use tracer::{Call, Role, Run, Strike};
 
 /// What the payload prints, to be told from one that never ran.
@@ -415,10 +415,11 @@ fn a_leftover_of_each_kind_is_seen() {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    let found = seen();
+    // Its command line is empty for a moment in execve(2).
+    let found = await_some("the process to be seen", || seen().first().cloned());
     process.kill().unwrap();
     process.wait().unwrap();
-    assert!(found.len() == 1 && found[0].starts_with("process "), "{found:?}");
+    assert!(found.starts_with("process "), "{found:?}");
     assert_eq!(seen(), Vec::<String>::new());
 }
 
