@@ -21,8 +21,8 @@ use crate::notify::{self, Message};
 use crate::signal::Signal;
 use crate::spec::Ready;
 
-/// So many milliseconds without an event, and the machine is taken for one that stays.
-const QUIET: u16 = 500;
+/// So many milliseconds without an event, and the next one is not expected soon.
+const QUIET: u16 = 1000;
 
 /// The signals that ask the supervisor to end its machine.
 pub struct Signals(SignalDelivery<UnixStream, SignalOnly>);
@@ -74,15 +74,17 @@ pub fn supervise(
         state = state.ready();
         tell("READY=1\nSTATUS=The machine runs.");
     }
-    let mut weight = Weight::Launched;
+    let mut weight = Weight::Grown;
     loop {
         let ready =
             wait(running, tenure, attachment, signals, weight).context(|| "cannot wait for the machine")?;
-        if ready.quiet && weight == Weight::Launched {
+        weight = if ready.quiet {
             // Memory is worth an attempt, not a machine.
             let _ = crate::sys::slim();
-            weight = Weight::Slim;
-        }
+            Weight::Slim
+        } else {
+            Weight::Grown
+        };
         for ask in asks(tenure, attachment, signals)? {
             let (next, act) = state.asked(ask);
             perform(act, &running.leader, manner)?;
@@ -113,12 +115,12 @@ struct Found {
     quiet: bool,
 }
 
-/// How much of the launch this process still carries in memory.
+/// How much this process carries in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Weight {
-    /// All of it: a machine that ends at once need not pay for getting rid of it.
-    Launched,
-    /// Only what the loop needs.
+    /// What the launch or the last events needed: a machine that ends at once need not pay for getting rid of it.
+    Grown,
+    /// Only what the waiting needs.
     Slim,
 }
 
@@ -135,7 +137,7 @@ fn wait(
     fds.extend(notify.map(input));
     fds.extend(tenure.bus_fd().map(input));
     fds.extend(attachment.interest());
-    let patience = if weight == Weight::Launched { PollTimeout::from(QUIET) } else { PollTimeout::NONE };
+    let patience = if weight == Weight::Grown { PollTimeout::from(QUIET) } else { PollTimeout::NONE };
     let quiet = match poll(&mut fds, patience) {
         Ok(found) => found == 0,
         Err(Errno::EINTR) => false,
