@@ -16,6 +16,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -31,6 +32,13 @@ const RAN: &str = "the payload ran";
 
 /// What goes with the last process of a machine goes a while after it: its links, and the process itself.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One test at a time: machines that start and end at once share directories above theirs, and a fault in making one of
+/// those is another test's surprise.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A tree of one's own, and the arguments that run a machine from it.
 struct Scene {
@@ -274,16 +282,19 @@ fn excused(call: &Call, leftover: &str) -> bool {
 
 #[test]
 fn calls_of_the_supervisor_fail() {
+    let _alone = alone();
     fail_all(&[Role::Supervisor]);
 }
 
 #[test]
 fn calls_of_the_outer_fail() {
+    let _alone = alone();
     fail_all(&[Role::Outer]);
 }
 
 #[test]
 fn calls_of_the_leader_fail() {
+    let _alone = alone();
     fail_all(&[Role::Leader, Role::Second]);
 }
 
@@ -305,11 +316,13 @@ fn strike_all(what: &str, roles: &[Role], strikes: [Strike; 2], codes: impl Fn(&
 
 #[test]
 fn the_outer_dies() {
+    let _alone = alone();
     strike_all("deaths of the outer", &[Role::Outer], [Strike::Kill; 2], |_, _| Vec::new());
 }
 
 #[test]
 fn the_leader_dies() {
+    let _alone = alone();
     // Once it has been told to execute, nobody outside can tell it from the payload.
     let told = |calls: &[Call], _: &Call| {
         let is_last_word =
@@ -322,6 +335,7 @@ fn the_leader_dies() {
 
 #[test]
 fn the_outer_and_the_leader_hang() {
+    let _alone = alone();
     let strikes = [Strike::Hold(Signal::SIGTERM), Strike::Hold(Signal::SIGINT)];
     let roles = [Role::Outer, Role::Leader, Role::Second];
     // The signals meant for the payload kill it: `run` has SIGKILL for that, and a boot one more than there are handlers.
@@ -330,6 +344,7 @@ fn the_outer_and_the_leader_hang() {
 
 #[test]
 fn the_supervisor_is_asked_to_end() {
+    let _alone = alone();
     let strikes = [Strike::Signal(Signal::SIGTERM), Strike::Signal(Signal::SIGINT)];
     let codes = |calls: &[Call], _: &Call| {
         // Before they are caught there is nothing to give back.
@@ -341,6 +356,7 @@ fn the_supervisor_is_asked_to_end() {
 
 #[test]
 fn the_supervisor_is_killed() {
+    let _alone = alone();
     let mut tally = Tally::default();
     for scene in scenes() {
         let calls = scene.calls();
@@ -363,6 +379,7 @@ fn the_supervisor_is_killed() {
 
 #[test]
 fn a_payload_of_a_user_s_dies_with_the_supervisor() {
+    let _alone = alone();
     for options in [&[][..], &["--as-pid2"]] {
         let options = [options, &["--uid=nobody", "--console=passive"]].concat();
         let scene = Scene::new("run", &options, &["/bin/sleep", "1000"]);
@@ -386,6 +403,7 @@ fn a_payload_of_a_user_s_dies_with_the_supervisor() {
 /// The tests above are worth what their eyes are worth.
 #[test]
 fn a_leftover_of_each_kind_is_seen() {
+    let _alone = alone();
     let scene = Scene::run();
     let seen = || leftovers::of(scene.tree.name(), &scene.tree.path());
     assert_eq!(seen(), Vec::<String>::new());
@@ -425,6 +443,7 @@ fn a_leftover_of_each_kind_is_seen() {
 
 #[test]
 fn what_is_wrong_with_a_run_is_seen() {
+    let _alone = alone();
     let scene = Scene::run();
     let run = |code, stdout: &str, said: &str| Run {
         code,
