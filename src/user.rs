@@ -1,6 +1,9 @@
 //! A user of a tree: from its own passwd(5) and group(5), never through the host's name services.
 
 use std::fmt;
+use std::io;
+
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 /// What a process needs to become a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +43,22 @@ impl User {
             home: "/root".to_owned(),
             shell: "/bin/sh".to_owned(),
         }
+    }
+
+    /// Makes the calling process this user's: groups, then group and user ID, real, effective and saved.
+    ///
+    /// # Errors
+    /// What setgroups(2), setresgid(2) and setresuid(2) give; `EINVAL` for an ID that the user namespace does not map.
+    pub fn assume(&self) -> io::Result<()> {
+        if self.uid == 0 && self.gid == 0 && self.groups.is_empty() {
+            // What the caller's supplementary groups were is none of the payload's.
+            return Ok(setgroups(&[])?);
+        }
+        let groups: Vec<_> = [self.gid].iter().chain(&self.groups).map(|gid| Gid::from_raw(*gid)).collect();
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        setgroups(&groups)?;
+        setresgid(gid, gid, gid)?;
+        Ok(setresuid(uid, uid, uid)?)
     }
 
     /// Looks `wanted` (a name, or a number) up in the texts of passwd(5) and group(5). A number that has no entry is a

@@ -15,7 +15,6 @@
 //! that fails sends [`Failure`], which the supervisor says in words; a peer that dies is an end of file at the wrong time.
 //! The supervisor waits for each message with [`Watch`], so that neither an outer that dies nor a leader that hangs holds it.
 
-use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,7 +23,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::watch::Watch;
-use crate::error::{Error, Kind, reason};
+use crate::error::{Error, Kind};
+use crate::failure::Failure;
 use crate::wire::{Heard, Wire};
 
 /// From the outer and the leader.
@@ -57,77 +57,6 @@ enum ToLeader {
     Placed,
     /// Execute.
     Go,
-}
-
-/// A step that failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Failure {
-    /// What could not be done, with its object: `mount proc on /proc`.
-    pub(super) step: String,
-    /// Why: an errno, or words where there is none.
-    pub(super) cause: Cause,
-    /// What sort of step it was.
-    pub(super) phase: Phase,
-}
-
-/// Why a step failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Cause {
-    /// The kernel's errno.
-    Errno(i32),
-    /// In words.
-    Words(String),
-}
-
-/// What sort of step failed: decides the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Phase {
-    /// Setting up.
-    SetUp,
-    /// Executing the payload: 126 or 127.
-    Execute,
-}
-
-impl Failure {
-    /// A step of setting up that failed with `error`.
-    pub(super) fn set_up(step: impl fmt::Display, error: &io::Error) -> Self {
-        Self { step: step.to_string(), cause: Cause::of(error), phase: Phase::SetUp }
-    }
-
-    /// A step of setting up that cannot be, for this reason.
-    pub(super) fn refused(step: impl fmt::Display, reason: impl fmt::Display) -> Self {
-        Self { step: step.to_string(), cause: Cause::Words(reason.to_string()), phase: Phase::SetUp }
-    }
-
-    /// Executing `program` failed with `error`.
-    pub(super) fn execute(program: impl fmt::Display, error: &io::Error) -> Self {
-        Self { step: format!("execute '{program}'"), cause: Cause::of(error), phase: Phase::Execute }
-    }
-}
-
-impl Cause {
-    fn of(error: &io::Error) -> Self {
-        error.raw_os_error().map_or_else(|| Self::Words(reason(error)), Self::Errno)
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        let cause = match &failure.cause {
-            Cause::Errno(errno) => reason(&io::Error::from_raw_os_error(*errno)),
-            Cause::Words(words) => words.clone(),
-        };
-        let kind = match (failure.phase, &failure.cause) {
-            (Phase::SetUp, _) => Kind::Failed,
-            (Phase::Execute, Cause::Errno(libc::ENOENT | libc::ENOTDIR)) => Kind::CommandNotFound,
-            (Phase::Execute, _) => Kind::CannotExecute,
-        };
-        let error = Self::new(kind, format!("cannot {}", failure.step)).because(cause);
-        match failure.cause {
-            Cause::Errno(libc::EROFS) => error.hint("the tree lacks this mount point, and it is read-only"),
-            _ => error,
-        }
-    }
 }
 
 /// Both ends, before the fork.

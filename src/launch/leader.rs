@@ -2,28 +2,29 @@
 //! and executes.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::SigSet;
-use nix::unistd::{Gid, Uid, execve, setgroups, sethostname, setresgid, setresuid, setsid};
+use nix::unistd::{sethostname, setsid};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 
-use super::handshake::{Born, Failure, Handover, Inside, Isolated, Mapped, Orphaned, Waiting};
+use super::handshake::{Born, Handover, Inside, Isolated, Mapped, Orphaned, Waiting};
 use super::outer::Given;
 use super::stub;
 use crate::console::{self, Mode};
+use crate::exec;
+use crate::failure::{Failure, step};
 use crate::mount::{op::Op, root};
 use crate::namespace::Kind;
 use crate::net;
 use crate::plan::{LaunchPlan, NetworkPlan};
 use crate::spec::{First, Program};
-use crate::sys::{Forked, close_at_exec_from, exit_now, fork, set_default_action, unshare_namespaces};
+use crate::sys::{Forked, close_at_exec_from, exit_now, fork, unshare_namespaces};
 use crate::user::User;
 
 /// The leader's life.
@@ -67,10 +68,6 @@ fn checked<S, T>(
             Err(Orphaned)
         }
     }
-}
-
-fn step<T, E: Into<io::Error>>(what: impl std::fmt::Display, result: Result<T, E>) -> Result<T, Failure> {
-    result.map_err(|error| Failure::set_up(what, &error.into()))
 }
 
 fn start_loopback(plan: &LaunchPlan) -> Result<(), Failure> {
@@ -158,7 +155,7 @@ fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Inf
             }
         }
     }
-    become_user(user)?;
+    step(format!("become user '{}'", user.name), user.assume())?;
     // With its IDs a process loses its death signal (man 2 PR_SET_PDEATHSIG); of a supervisor that died before it was asked
     // for again, the wire tells.
     step("end with the supervisor", set_parent_process_death_signal(Some(Signal::KILL)))?;
@@ -167,12 +164,7 @@ fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Inf
     }
     let directory = directory(plan, user);
     step(format!("enter '{}'", directory.display()), std::env::set_current_dir(&directory))?;
-    for signal in 1..=libc::SIGRTMAX() {
-        // Those that cannot be changed are as they should be: SIGKILL, SIGSTOP, and two that libc hides.
-        let _ = set_default_action(signal);
-    }
-    let none = SigSet::empty();
-    step("unblock signals", none.thread_set_mask())?;
+    step("reset signals", exec::reset_signals())?;
     let environment = environment(plan, user);
     let argv = match &plan.exec.program {
         Program::Init { path, arguments } => {
@@ -180,21 +172,8 @@ fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Inf
         }
         Program::Command { argv, .. } => argv.clone(),
     };
-    let error = try_candidates(&argv, &environment);
+    let error = exec::execute(&argv[0], &argv, &environment);
     Err(Failure::execute(argv[0].display(), &error))
-}
-
-fn become_user(user: &User) -> Result<(), Failure> {
-    if user.uid == 0 && user.gid == 0 && user.groups.is_empty() {
-        // What the caller's supplementary groups were is none of the payload's.
-        return step("drop supplementary groups", setgroups(&[]));
-    }
-    let groups: Vec<_> = [user.gid].iter().chain(&user.groups).map(|gid| Gid::from_raw(*gid)).collect();
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    let what = format!("become user '{}'", user.name);
-    step(&what, setgroups(&groups))?;
-    step(&what, setresgid(gid, gid, gid))?;
-    step(&what, setresuid(uid, uid, uid))
 }
 
 fn directory(plan: &LaunchPlan, user: &User) -> PathBuf {
@@ -216,50 +195,5 @@ fn environment(plan: &LaunchPlan, user: &User) -> Vec<(String, OsString)> {
         .filter(|(key, _)| given.iter().all(|(known, _)| known != key))
         .map(|(key, value)| (key.to_owned(), OsString::from(value)))
         .chain(given.iter().cloned())
-        .collect()
-}
-
-/// Executes the program, looked up in the payload's PATH when its name has no `/`; returns only with the reason why not.
-fn try_candidates(argv: &[OsString], environment: &[(String, OsString)]) -> io::Error {
-    let c_string = |bytes: Vec<u8>| CString::new(bytes).map_err(io::Error::from);
-    let strings = || -> io::Result<(Vec<CString>, Vec<CString>)> {
-        let argv =
-            argv.iter().map(|argument| c_string(argument.clone().into_vec())).collect::<io::Result<_>>()?;
-        let environment = environment
-            .iter()
-            .map(|(key, value)| c_string([key.as_bytes(), b"=", value.as_bytes()].concat()))
-            .collect::<io::Result<_>>()?;
-        Ok((argv, environment))
-    };
-    let (arguments, variables) = match strings() {
-        Ok(strings) => strings,
-        Err(error) => return error,
-    };
-    let mut last = io::Error::from_raw_os_error(libc::ENOENT);
-    for candidate in candidates(&argv[0], environment) {
-        let Err(error) =
-            c_string(candidate).map(|path| execve(&path, &arguments, &variables)).and_then(|result| {
-                let Err(errno) = result;
-                Err::<Infallible, _>(io::Error::from(errno))
-            });
-        // As execvp(3): go on looking past what is not there, remember what may not be executed.
-        match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => {}
-            Some(libc::EACCES) => last = error,
-            _ => return error,
-        }
-    }
-    last
-}
-
-fn candidates(program: &OsString, environment: &[(String, OsString)]) -> Vec<Vec<u8>> {
-    let name = program.as_bytes();
-    if name.contains(&b'/') {
-        return vec![name.to_vec()];
-    }
-    let path = environment.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_bytes());
-    path.unwrap_or(b"/usr/bin:/bin")
-        .split(|byte| *byte == b':')
-        .map(|dir| [dir, b"/", name].concat())
         .collect()
 }

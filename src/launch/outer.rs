@@ -5,15 +5,15 @@
 //! process enters it, and the first fork enters it (man 7 time_namespaces).
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::stat::{Mode, umask};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 
-use super::handshake::{Failure, Inside};
+use super::handshake::Inside;
 use super::leader;
+use crate::failure::{Failure, step};
 use crate::mount::{op::Op, root};
 use crate::namespace::Kind;
 use crate::notify;
@@ -51,11 +51,6 @@ pub(super) fn live(plan: &LaunchPlan, given: &Given<'_>, wire: Inside) -> ! {
             }
         },
     }
-}
-
-/// Names the step that failed.
-fn step<T, E: Into<io::Error>>(what: impl std::fmt::Display, result: Result<T, E>) -> Result<T, Failure> {
-    result.map_err(|error| Failure::set_up(what, &error.into()))
 }
 
 /// Everything up to the leader; gives the notification socket.
