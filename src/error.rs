@@ -3,6 +3,8 @@
 //! `sys` and the subjects of floor 2 return [`std::io::Result`] or a small enum of their own noun. From the deciding floor
 //! up there is this one type. It is printed once, in `main`, and never logged on the way.
 
+pub mod failure;
+
 use std::fmt;
 use std::io;
 

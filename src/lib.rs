@@ -37,7 +37,6 @@ pub mod user;
 pub mod duration;
 pub mod error;
 pub mod exit;
-pub mod failure;
 pub mod ids;
 pub mod name;
 pub mod signal;

@@ -23,8 +23,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::watch::Watch;
+use crate::error::failure::Failure;
 use crate::error::{Error, Kind};
-use crate::failure::Failure;
 use crate::wire::{Heard, Wire};
 
 /// From the outer and the leader.

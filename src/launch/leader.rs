@@ -17,8 +17,8 @@ use super::handshake::{Born, Handover, Inside, Isolated, Mapped, Orphaned, Waiti
 use super::outer::Given;
 use super::stub;
 use crate::console::{self, Mode};
+use crate::error::failure::{Failure, step};
 use crate::exec;
-use crate::failure::{Failure, step};
 use crate::mount::{op::Op, root};
 use crate::namespace::Kind;
 use crate::net;

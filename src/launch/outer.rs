@@ -13,7 +13,7 @@ use rustix::thread::UnshareFlags;
 
 use super::handshake::Inside;
 use super::leader;
-use crate::failure::{Failure, step};
+use crate::error::failure::{Failure, step};
 use crate::mount::{op::Op, root};
 use crate::namespace::Kind;
 use crate::notify;
