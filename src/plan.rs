@@ -59,6 +59,8 @@ pub struct LaunchPlan {
     pub kill_signal: Signal,
     /// When the service manager is told READY=1.
     pub ready: Ready,
+    /// When it is said to run, no longer to start.
+    pub up: Ready,
 }
 
 /// How user and group IDs map. Private ranges come with the isolation work; the handshake has their place already.
@@ -167,6 +169,7 @@ impl LaunchPlan {
             exec: resolve_exec(spec, host),
             kill_signal: spec.kill_signal,
             ready: spec.ready,
+            up: spec.up,
             namespaces,
         })
     }

@@ -13,6 +13,7 @@ use crate::console::{Asked, Mode, Terminals};
 use crate::duration;
 use crate::error::{Error, Result};
 use crate::ids::MachineId;
+use crate::image::{FoundInit, Init};
 use crate::mount::op::Access;
 use crate::name::MachineName;
 use crate::settings::{Setting, Settings};
@@ -53,6 +54,8 @@ pub struct MachineSpec {
     pub kill_signal: Signal,
     /// When the service manager is told READY=1.
     pub ready: Ready,
+    /// When it is said to run, no longer to start.
+    pub up: Ready,
 }
 
 /// What a machine runs from.
@@ -185,7 +188,7 @@ pub enum Register {
     Auto,
 }
 
-/// When the service manager is told READY=1.
+/// When a machine counts as ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
     /// As soon as the payload runs.
@@ -204,7 +207,7 @@ pub struct Facts {
     /// `PRETTY_NAME` of its os-release.
     pub os: Option<String>,
     /// Its init; of interest to `boot` only.
-    pub init: Option<PathBuf>,
+    pub init: Option<FoundInit>,
     /// What its /etc/machine-id says.
     pub machine_id: Option<MachineId>,
     /// A random machine ID, for a tree that has none.
@@ -222,6 +225,10 @@ impl MachineSpec {
         let boot = facts.init.is_some();
         let name = resolve_name(settings, facts)?;
         let network = resolve_network(&settings.network, boot)?;
+        let ready = match settings.notify_ready.as_ref().and_then(is_yes) {
+            Some(true) => Ready::WhenPayloadSays,
+            _ => Ready::AtStart,
+        };
         Ok(Self {
             id: resolve_id(settings.uuid.as_ref(), facts)?,
             hostname: settings.hostname.as_ref().map_or_else(|| Ok(name.to_string()), parse_hostname)?,
@@ -253,9 +260,11 @@ impl MachineSpec {
             kill_signal: parse_or(settings.kill_signal.as_ref(), || {
                 if boot { Signal::realtime(3) } else { Signal::KILL }
             })?,
-            ready: match settings.notify_ready.as_ref().and_then(is_yes) {
-                Some(true) => Ready::WhenPayloadSays,
-                _ => Ready::AtStart,
+            ready,
+            // Who asks to be told by any other init knows that it tells.
+            up: match &facts.init {
+                Some(FoundInit { init: Init::Systemd, .. }) => Ready::WhenPayloadSays,
+                _ => ready,
             },
             name,
         })
@@ -318,7 +327,7 @@ fn parse_hostname(setting: &Setting) -> Result<String> {
 
 fn resolve_payload(settings: &Settings, facts: &Facts) -> Result<Payload> {
     let program = match (&facts.init, settings.arguments.as_slice()) {
-        (Some(path), arguments) => Program::Init { path: path.clone(), arguments: arguments.to_vec() },
+        (Some(init), arguments) => Program::Init { path: init.path.clone(), arguments: arguments.to_vec() },
         (None, []) => return Err(Error::usage("cannot run nothing").hint("give a command after --")),
         (None, argv) => Program::Command {
             argv: argv.to_vec(),

@@ -7,13 +7,13 @@ mod support;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use support::machine::{Machine, await_death, osier, run, show};
+use support::machine::{Machine, await_death, enter, osier, run, show};
 use support::tree::{Scratch, Tree, debian};
 use support::{await_some, await_that, leftovers, unique};
 
@@ -271,6 +271,7 @@ fn the_service_manager_is_told_at_once_or_when_the_init_is_ready() {
     command.arg(tree.path()).env("NOTIFY_SOCKET", &listener.path);
     let machine = Machine::spawn(command, tree.name(), &tree.path());
     let leader = machine.leader();
+    assert_eq!(machine.show()["state"], "starting");
     let inside = format!("/proc/{leader}/root/run/host/notify");
     UnixDatagram::unbound().unwrap().send_to(b"READY=1", inside).unwrap();
     std::thread::sleep(Duration::from_millis(300));
@@ -296,6 +297,7 @@ fn ready_of_debian_comes_from_its_systemd() {
         listener.heard(&mut heard);
         heard.contains("READY=1\n").then_some(())
     });
+    await_that("the record to say so", || machine.show()["state"] == "running");
     let state = machine.enter(&["systemctl", "is-system-running"]);
     let state = String::from_utf8(state.stdout).unwrap();
     assert!(["running\n", "starting\n"].contains(&state.as_str()), "{state}");
@@ -353,4 +355,50 @@ fn many_machines_at_once_leave_nothing() {
             });
         }
     });
+}
+
+/// An init that ends when it is asked and /run/end is there.
+const SLOW_TO_END: &str = "#!/bin/sh\ntrap 'asked=1' 37\necho ready\n\
+    while [ -z \"$asked\" ] || [ ! -e /run/end ]; do sleep 0.05; done\nexit 0\n";
+
+#[test]
+fn the_record_says_where_a_machine_is_in_its_life() {
+    let tree = Tree::minimal();
+    tree.executable("sbin/init", SLOW_TO_END);
+    let machine = Machine::start(&tree, &[]);
+    machine.await_output("ready");
+    // An init that tells nobody runs from the start.
+    assert_eq!(machine.show()["state"], "running");
+    machine.signal(Signal::SIGTERM);
+    await_that("the record to say so", || machine.show()["state"] == "stopping");
+    machine.sh("touch /run/end");
+    assert_eq!(machine.end().0, 0);
+}
+
+#[test]
+fn a_record_that_cannot_be_written_ends_no_machine() {
+    let tree = Tree::minimal();
+    tree.executable("sbin/init", SLOW_TO_END);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation=private", "sh", "-c"]);
+    command.arg("mount -t tmpfs -o size=256k tmpfs /run && exec \"$@\"").arg("sh");
+    let osier = osier(["boot"]);
+    command.arg(osier.get_program()).args(osier.get_args()).arg(tree.path()).stdin(Stdio::null());
+    let machine = Machine::spawn(command, tree.name(), &tree.path());
+    machine.await_output("ready");
+    let run = format!("/proc/{}/root/run", machine.supervisor());
+    let record = || fs::read_to_string(format!("{run}/osier/machines/{}.json", tree.name())).unwrap();
+    let leader = serde_json::from_str::<serde_json::Value>(&record()).unwrap()["leader"].as_u64().unwrap();
+    // Refused for want of room, and that is the point.
+    let filled = fs::write(format!("{run}/full"), vec![0; 1 << 20]).unwrap_err();
+    assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
+    machine.signal(Signal::SIGTERM);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(record().contains("\"running\""), "{}", record());
+    // With room again, the next event writes it.
+    fs::remove_file(format!("{run}/full")).unwrap();
+    await_that("the record to say so", || record().contains("\"stopping\""));
+    let end = enter(u32::try_from(leader).unwrap(), &["touch", "/run/end"]);
+    assert!(end.status.success(), "{end:?}");
+    assert_eq!(machine.end().0, 0);
 }

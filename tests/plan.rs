@@ -9,6 +9,7 @@ use osier::clock::{Now, Offsets};
 use osier::console::Terminals;
 use osier::error::{Error, Kind};
 use osier::host::{First, HostFacts};
+use osier::image::{FoundInit, Init};
 use osier::plan::LaunchPlan;
 use osier::settings::{Setting, Settings};
 use osier::spec::{Facts, MachineSpec};
@@ -50,7 +51,7 @@ fn tree(init: Option<&str>) -> Facts {
         tree: "/var/lib/machines/web".into(),
         name: "web".to_owned(),
         os: Some("Debian GNU/Linux 13 (trixie)".to_owned()),
-        init: init.map(PathBuf::from),
+        init: init.map(|path| FoundInit { path: path.into(), init: Init::Systemd }),
         machine_id: Some("fedcba9876543210fedcba9876543210".parse().unwrap()),
         random_id: "11111111111141118111111111111111".parse().unwrap(),
         terminals: Terminals { stdin: false, stdout: false },

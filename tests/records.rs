@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use osier::machine::record::{Claim, Clocks, Record, Store};
+use osier::machine::record::{Claim, Clocks, Record, Stage, Store};
 use serde_json::Value;
 
 struct Machines {
@@ -59,6 +59,7 @@ fn record(name: &str, leader: u32) -> Record {
         id: "0123456789abcdef".repeat(2),
         class: "container".to_owned(),
         verb: "boot".to_owned(),
+        state: Stage::Starting,
         leader,
         supervisor: std::process::id(),
         root: Path::new("/var/lib/machines").join(name),
@@ -107,9 +108,12 @@ fn the_reading_verbs_tell_what_the_record_says() {
     let shown: Record = serde_json::from_str(stdout(&machines.osier(&["show", "web", "--json"]))).unwrap();
     assert_eq!(shown.root, Path::new("/var/lib/machines/web"));
     let lines = machines.osier(&["show", "web"]);
-    for line in
-        [&format!("Leader={own}"), "Unit=machine-web.scope", "ClockMonotonicOffsetNSec=-3600000000000"]
-    {
+    for line in [
+        &format!("Leader={own}"),
+        "State=starting",
+        "Unit=machine-web.scope",
+        "ClockMonotonicOffsetNSec=-3600000000000",
+    ] {
         assert!(stdout(&lines).lines().any(|found| found == line), "{line} is not in {}", stdout(&lines));
     }
     let one = machines.osier(&["show", "web", "mail", "-p", "Name,Class", "--value"]);

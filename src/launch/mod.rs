@@ -56,7 +56,7 @@ pub fn launch(
     }
     running.notify = handover.notify;
     let record = supervisor::describe(plan, tenure, &running).map_err(|error| explain(error, &running))?;
-    tenure.record(&record)?;
+    tenure.record(record)?;
     // Not earlier: its exit takes longer than the leader's next steps.
     drop(outer);
     ready.go(&mut watch)?;

@@ -10,12 +10,12 @@ use nix::unistd::{Gid, Uid};
 use crate::bus::{BusError, Registration, UnitWanted};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
-use crate::machine::record::{Clocks, Record};
+use crate::machine::record::{Clocks, Record, Stage};
 use crate::machine::{Machined, Running, Tenure};
 use crate::namespace;
 use crate::net::{self, Veth, VethGuard};
 use crate::plan::{CgroupPlan, LaunchPlan, NetworkPlan};
-use crate::spec::Register;
+use crate::spec::{Ready, Register};
 
 /// Where systemd does not own the cgroups, the machine's is there before its leader, which is born in it.
 pub(super) fn make_cgroup(plan: &LaunchPlan) -> Result<Option<(Cgroup, OwnedFd)>> {
@@ -132,6 +132,10 @@ pub(super) fn describe(plan: &LaunchPlan, tenure: &mut Tenure, running: &Running
         id: plan.id.to_string(),
         class: "container".to_owned(),
         verb: plan.verb.to_owned(),
+        state: match plan.up {
+            Ready::AtStart => Stage::Running,
+            Ready::WhenPayloadSays => Stage::Starting,
+        },
         leader: running.leader.pid(),
         supervisor: std::process::id(),
         root: plan.root.tree.clone(),

@@ -13,6 +13,7 @@
 //! before sees that its link count is zero and opens again.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -47,6 +48,9 @@ pub struct Record {
     pub class: String,
     /// `boot` or `run`.
     pub verb: String,
+    /// Where it is in its life.
+    #[serde(default)]
+    pub state: Stage,
     /// Host pid of the leader (PID 1 inside).
     pub leader: u32,
     /// Host pid of the supervisor.
@@ -69,6 +73,29 @@ pub struct Record {
     pub links: Vec<String>,
     /// When its leader ran, microseconds of CLOCK_REALTIME since the epoch.
     pub started: u64,
+}
+
+/// Where a machine is in its life, as other commands see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Its init runs and has not said yet that it is ready.
+    Starting,
+    /// It is ready, or its first process is none that would say so.
+    #[default]
+    Running,
+    /// It was asked to end, or its init has said that it goes down.
+    Stopping,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+        })
+    }
 }
 
 /// Offsets of a time namespace against the host's initial one, in nanoseconds (man 7 time_namespaces).
@@ -446,6 +473,7 @@ mod tests {
             id: "0".repeat(32),
             class: "container".to_owned(),
             verb: "boot".to_owned(),
+            state: Stage::Running,
             leader,
             supervisor: std::process::id(),
             root: PathBuf::from("/var/lib/machines/web"),

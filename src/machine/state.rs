@@ -8,6 +8,8 @@
 //! Every state ends with the leader's end. Asking is a signal to the supervisor, the front, an escape of the console, or
 //! PID 1 that wants to stop the scope.
 
+use super::record::Stage;
+
 /// Where a machine is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -62,6 +64,15 @@ impl State {
         }
     }
 
+    /// What other commands are told.
+    pub fn stage(self) -> Stage {
+        match self {
+            Self::Starting => Stage::Starting,
+            Self::Up => Stage::Running,
+            Self::Stopping | Self::Killed => Stage::Stopping,
+        }
+    }
+
     /// The next state when the init says that it is ready.
     pub fn ready(self) -> Self {
         if self == Self::Starting { Self::Up } else { self }
@@ -79,6 +90,16 @@ mod tests {
         assert_eq!(state.asked(Ask::Stop), (State::Killed, Act::Kill));
         assert_eq!(State::Killed.asked(Ask::Stop), (State::Killed, Act::Nothing));
         assert_eq!(State::Starting.asked(Ask::Kill), (State::Killed, Act::Kill));
+    }
+
+    #[test]
+    fn others_see_three_stages() {
+        assert_eq!(State::Starting.stage(), Stage::Starting);
+        assert_eq!(State::Starting.ready().stage(), Stage::Running);
+        assert_eq!(State::Starting.asked(Ask::Stop).0.stage(), Stage::Stopping);
+        assert_eq!(State::Up.asked(Ask::Kill).0.stage(), Stage::Stopping);
+        // Whether it really goes down is its init's to say.
+        assert_eq!(State::Up.asked(Ask::Reboot).0.stage(), Stage::Running);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::attachment::{Attachment, FromUser};
+use super::record::Stage;
 use super::running::{Leader, Running};
 use super::state::{Act, Ask, State};
 use super::tenure::Tenure;
@@ -56,6 +57,8 @@ pub struct Manner {
     pub kill_signal: Signal,
     /// When the service manager is told READY=1.
     pub ready: Ready,
+    /// When it is said to run, no longer to start.
+    pub up: Ready,
 }
 
 /// Serves the machine until its leader has ended, and what it wrote has reached its reader.
@@ -69,9 +72,9 @@ pub fn supervise(
     signals: &mut Signals,
     manner: Manner,
 ) -> Result<State> {
-    let mut state = State::Starting;
+    let mut state = if manner.up == Ready::AtStart { State::Up } else { State::Starting };
+    let mut going_down = false;
     if manner.ready == Ready::AtStart {
-        state = state.ready();
         tell("READY=1\nSTATUS=The machine runs.");
     }
     let mut weight = Weight::Grown;
@@ -90,12 +93,18 @@ pub fn supervise(
             perform(act, &running.leader, manner)?;
             state = next;
         }
-        if ready.notified && hear_init(running) == Some(Said::Ready) {
-            if state == State::Starting && manner.ready == Ready::WhenPayloadSays {
-                tell("READY=1\nSTATUS=The machine is ready.");
+        match ready.notified.then(|| hear_init(running)).flatten() {
+            Some(Said::Ready) => {
+                if state == State::Starting && manner.ready == Ready::WhenPayloadSays {
+                    tell("READY=1\nSTATUS=The machine is ready.");
+                }
+                state = state.ready();
             }
-            state = state.ready();
+            Some(Said::Stopping) => going_down = true,
+            None => {}
         }
+        // A full /run is no reason to end a machine; the next event is the next attempt.
+        let _ = tenure.say(if going_down { Stage::Stopping } else { state.stage() });
         if ready.ended {
             // For as long as the reader needs; the next signal ends the patience.
             attachment.drain(signals.fd()).context(|| "cannot read the rest of the console")?;
@@ -197,6 +206,7 @@ fn perform(act: Act, leader: &Leader, manner: Manner) -> Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
     Ready,
+    Stopping,
 }
 
 /// Reads what the init reports; of others inside, who can write to the socket too, nothing is believed.
@@ -210,6 +220,7 @@ fn hear_init(running: &Running) -> Option<Said> {
         for message in notice.messages {
             match message {
                 Message::Ready => said = Some(Said::Ready),
+                Message::Stopping => said = Some(Said::Stopping),
                 Message::Status(status) => tell(&format!("STATUS=Machine: {status}")),
                 _ => {}
             }

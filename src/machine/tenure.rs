@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::record::{Claim, Record, Store};
+use super::record::{Claim, Record, Stage, Store};
 use crate::bus::{self, BusError, Registrar};
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
@@ -35,6 +35,8 @@ pub struct Tenure {
     scratch: Option<OwnedFd>,
     tree: Option<TreeLock>,
     claim: Claim,
+    /// What stands in the record.
+    written: Option<Record>,
     registrar: Option<Registrar>,
     machined: Machined,
 }
@@ -74,7 +76,7 @@ impl Tenure {
         let tree = share.map(|share| lock_tree(&plan.root.tree, share)).transpose()?;
         let propagation = Directory::make(&propagation_directory(name))
             .context(|| format!("cannot make {}", propagation_directory(name).display()))?;
-        Ok(Self { propagation, scratch, tree, claim, registrar, machined })
+        Ok(Self { propagation, scratch, tree, claim, written: None, registrar, machined })
     }
 
     /// The throw-away layer.
@@ -101,8 +103,23 @@ impl Tenure {
     ///
     /// # Errors
     /// What writing below /run gives, such as `ENOSPC`.
-    pub fn record(&mut self, record: &Record) -> Result<()> {
-        self.claim.write(record)
+    pub fn record(&mut self, record: Record) -> Result<()> {
+        self.claim.write(&record)?;
+        self.written = Some(record);
+        Ok(())
+    }
+
+    /// Makes the record say `stage`; nothing is done where it does.
+    ///
+    /// # Errors
+    /// As [`Tenure::record`]; the record says what it said before.
+    pub fn say(&mut self, stage: Stage) -> Result<()> {
+        match &self.written {
+            Some(written) if written.state != stage => {
+                self.record(Record { state: stage, ..written.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Gives everything back.
@@ -110,7 +127,7 @@ impl Tenure {
     /// # Errors
     /// The first of what went wrong; the rest was given back all the same.
     pub fn close(self) -> Result<()> {
-        let Self { propagation, scratch, tree, claim, registrar, machined: _ } = self;
+        let Self { propagation, scratch, tree, claim, written: _, registrar, machined: _ } = self;
         drop(scratch);
         let directory = propagation.path.display().to_string();
         let results = [

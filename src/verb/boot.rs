@@ -2,7 +2,7 @@
 
 use crate::cli::Boot;
 use crate::error::{Error, Kind, Result};
-use crate::image::{Image, NoInit, Tree};
+use crate::image::{FoundInit, Image, NoInit, Tree};
 
 use super::{lifetime, said};
 
@@ -19,7 +19,7 @@ pub fn execute(options: &Boot) -> Result<u8> {
     .map_err(|error| error.within(what))
 }
 
-fn find_init(image: &Image, tree: &Tree) -> Result<std::path::PathBuf> {
+fn find_init(image: &Image, tree: &Tree) -> Result<FoundInit> {
     let path = image.path.display();
     match tree.is_os() {
         Ok(true) => {}
@@ -30,7 +30,7 @@ fn find_init(image: &Image, tree: &Tree) -> Result<std::path::PathBuf> {
         }
         Err(error) => return Err(Error::io(format!("cannot look into '{path}'"), &error)),
     }
-    tree.find_init().map(|found| found.path).map_err(|reason| {
+    tree.find_init().map_err(|reason| {
         let what = match &reason {
             NoInit::Unreadable(..) => format!("cannot look for the init of '{path}'"),
             _ => format!("'{path}' has no init"),

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use crate::cli::Invocation;
 use crate::console::{FrontEnd, FrontWire, Mode, Terminal, Terminals, front};
@@ -10,7 +9,7 @@ use crate::error::{Context, Result};
 use crate::exit::Ended;
 use crate::host::HostFacts;
 use crate::ids::MachineId;
-use crate::image::{self, Image, Tree};
+use crate::image::{self, FoundInit, Image, Tree};
 use crate::launch::launch;
 use crate::machine::record::Store;
 use crate::machine::state::State;
@@ -27,7 +26,7 @@ pub(super) fn live(
     argument: &OsStr,
     settings: &Settings,
     invocation: &Invocation,
-    look: impl FnOnce(&Image, &Tree) -> Result<Option<PathBuf>>,
+    look: impl FnOnce(&Image, &Tree) -> Result<Option<FoundInit>>,
 ) -> Result<u8> {
     let image = image::find(&argument.to_string_lossy()).map_err(|error| super::image::no_image(&error))?;
     let tree = Tree::open(&image.path).context(|| format!("cannot open '{}'", image.path.display()))?;
@@ -46,7 +45,7 @@ pub(super) fn live(
     }
 }
 
-fn facts(image: &Image, tree: &Tree, init: Option<PathBuf>) -> Result<Facts> {
+fn facts(image: &Image, tree: &Tree, init: Option<FoundInit>) -> Result<Facts> {
     let path = image.path.display();
     let machine_id =
         tree.read_machine_id_text().context(|| format!("cannot read the machine ID of '{path}'"))?;
@@ -104,7 +103,7 @@ fn supervise_to_end(
     let mut tenure = Tenure::take(&plan, &Store::default())?;
     let (mut attachment, mut streams) =
         Attachment::open(plan.console, front).context(|| "cannot attach the console")?;
-    let manner = Manner { kill_signal: plan.kill_signal, ready: plan.ready };
+    let manner = Manner { kill_signal: plan.kill_signal, ready: plan.ready, up: plan.up };
     let ended = loop {
         let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &signals)?;
         announce(spec, quiet, "runs; ^] three times within a second ends it");

@@ -44,7 +44,7 @@ fn properties(record: &Record) -> Vec<(String, String)> {
         ("Class", record.class.clone()),
         ("Service", super::SERVICE.to_owned()),
         ("Verb", record.verb.clone()),
-        ("State", "running".to_owned()),
+        ("State", record.state.to_string()),
         ("Timestamp", age::moment(record.started)),
         ("Leader", record.leader.to_string()),
         ("Supervisor", record.supervisor.to_string()),
