@@ -1,7 +1,9 @@
 //! A machine being alive: its name and tree held ([`tenure`]), one boot of it ([`running`]), the loop that serves it
-//! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), and what other commands read about it ([`record`]).
+//! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), what other commands read
+//! about it ([`record`]) and how they get in ([`door`]).
 
 pub mod attachment;
+pub mod door;
 pub mod record;
 pub mod running;
 pub mod state;
@@ -9,6 +11,7 @@ pub mod supervise;
 pub mod tenure;
 
 pub use attachment::Attachment;
+pub use door::Door;
 pub use running::{Leader, Running};
 pub use supervise::{Manner, Signals, supervise};
 pub use tenure::{Machined, Tenure};
