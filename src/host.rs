@@ -17,6 +17,10 @@ pub struct HostFacts {
     pub own_cgroup: PathBuf,
     /// The cgroup2 directory that systemd has delegated to this process's unit, relative to the mount.
     pub delegated: Option<PathBuf>,
+    /// The controllers that cgroup2 has.
+    pub controllers: Vec<String>,
+    /// Those that are mounted as version 1, where cgroup2 cannot have them.
+    pub controllers_v1: Vec<String>,
     /// What runs as PID 1.
     pub first: First,
     /// Whether the kernel has time namespaces.
@@ -53,6 +57,8 @@ impl HostFacts {
         let system = rustix::system::sysinfo();
         let own_cgroup = own_cgroup(&fs::read_to_string("/proc/self/cgroup")?);
         Ok(Self {
+            controllers: cgroup2.as_deref().map(controllers).unwrap_or_default(),
+            controllers_v1: controllers_v1(&fs::read_to_string("/proc/cgroups").unwrap_or_default()),
             delegated: cgroup2.as_deref().and_then(|mount| delegated(mount, &own_cgroup)),
             cgroup2,
             own_cgroup,
@@ -85,6 +91,20 @@ impl HostFacts {
     }
 }
 
+fn controllers(directory: &Path) -> Vec<String> {
+    let text = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The controllers in a hierarchy of version 1: cgroup2's is number 0 (cgroups(7), /proc/cgroups). Version 2 calls one of
+/// them by another name.
+fn controllers_v1(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let parts = lines.filter_map(|line| line.split_once('\t'));
+    let mounted = parts.filter(|(_, rest)| !rest.starts_with("0\t"));
+    mounted.map(|(name, _)| if name == "blkio" { "io" } else { name }.to_owned()).collect()
+}
+
 /// The cgroup2 line of cgroups(7)'s /proc/PID/cgroup, `0::/path`, relative to the mount.
 fn own_cgroup(text: &str) -> PathBuf {
     let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
@@ -115,6 +135,12 @@ mod tests {
             Path::new("system.slice/x.service")
         );
         assert_eq!(own_cgroup("5:memory:/a\n"), Path::new(""));
+    }
+
+    #[test]
+    fn controllers_of_version_1_are_told_from_the_others() {
+        let text = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t3\t1\t1\nblkio\t12\t9\t1\nhugetlb\t0\t1\t1\n";
+        assert_eq!(controllers_v1(text), ["cpuset", "io"]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub mod exit;
 pub mod ids;
 pub mod name;
 pub mod signal;
+pub mod size;
 pub mod wire;
 
 // Floor 0: the kernel; all unsafe code.

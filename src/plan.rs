@@ -1,6 +1,7 @@
 //! The launch plan: everything decided, nothing done. Printed, it is `--dry-run`.
 
 mod files;
+mod limits;
 mod text;
 
 use std::ffi::OsString;
@@ -47,6 +48,8 @@ pub struct LaunchPlan {
     pub network: NetworkPlan,
     /// Its cgroup.
     pub cgroup: CgroupPlan,
+    /// What it may use at most.
+    pub limits: LimitsPlan,
     /// Whether machined is told.
     pub register: Register,
     /// Its console.
@@ -163,6 +166,7 @@ impl LaunchPlan {
                 Network::Veth => NetworkPlan::Veth(Veth::plan(&spec.name, host.machine_id.as_ref())),
             },
             cgroup: resolve_cgroup(spec, host)?,
+            limits: limits::resolve(spec, host)?,
             register: spec.register,
             console: spec.console,
             confinement: Confinement { capabilities: spec.capabilities },
@@ -269,6 +273,8 @@ fn resolve_exec(spec: &MachineSpec, host: &HostFacts) -> Exec {
         user: spec.payload.user.clone(),
     }
 }
+
+pub use limits::{LimitsPlan, require_controllers};
 
 pub use files::{NOTIFY_SOCKET, propagation_directory};
 

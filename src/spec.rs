@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bus::Property;
 use crate::caps;
+use crate::cgroup::limits::{self, Limit};
 use crate::clock::Wanted;
 use crate::console::{Asked, Mode, Terminals};
 use crate::duration;
@@ -48,6 +49,8 @@ pub struct MachineSpec {
     pub api_vfs: ApiVfs,
     /// The unit that holds it where systemd is PID 1.
     pub unit: Unit,
+    /// What it may use at most.
+    pub limits: Vec<Limit>,
     /// Whether machined is told.
     pub register: Register,
     /// What asks its first process to shut down.
@@ -252,6 +255,7 @@ impl MachineSpec {
                 None => ApiVfs::Network,
             },
             unit: resolve_unit(settings)?,
+            limits: resolve_limits(settings)?,
             register: match settings.register.as_ref().map(is_yes) {
                 Some(Some(true)) => Register::Yes,
                 Some(Some(false)) => Register::No,
@@ -444,6 +448,15 @@ fn resolve_unit(settings: &Settings) -> Result<Unit> {
         }
         None => Ok(Unit::Keep),
     }
+}
+
+fn resolve_limits(settings: &Settings) -> Result<Vec<Limit>> {
+    let mut found = Vec::new();
+    for said in &settings.limits {
+        let parsed = limits::parse(said.key, &said.setting.text);
+        limits::add(&mut found, parsed.map_err(|reason| said.setting.refuse(reason))?);
+    }
+    Ok(found)
 }
 
 fn parse_property(setting: &Setting) -> Result<Property> {

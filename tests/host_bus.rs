@@ -536,7 +536,7 @@ fn keep(name: &str) {
     let mut leader = Leader::start();
     let mut registrar = Registrar::start().expect("a registrar");
     let mut machine = machine(name, &leader);
-    machine.unit = UnitWanted::Keep;
+    machine.unit = UnitWanted::Keep { properties: Vec::new() };
     let unit = open(&mut registrar, &machine, &leader);
     assert_eq!(unit.name, format!("{name}.service"));
     assert_eq!(unit.control_group, format!("/system.slice/{name}.service"));

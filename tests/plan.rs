@@ -5,13 +5,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use osier::cgroup::limits::Key;
 use osier::clock::{Now, Offsets};
 use osier::console::Terminals;
 use osier::error::{Error, Kind};
 use osier::host::{First, HostFacts};
 use osier::image::{FoundInit, Init};
 use osier::plan::LaunchPlan;
-use osier::settings::{Setting, Settings};
+use osier::settings::{LimitSetting, Setting, Settings};
 use osier::spec::{Facts, MachineSpec};
 
 const HOUR: i64 = 3_600_000_000_000;
@@ -21,6 +22,8 @@ fn host() -> HostFacts {
         cgroup2: Some("/sys/fs/cgroup".into()),
         own_cgroup: "system.slice/osier@web.service/supervisor".into(),
         delegated: Some("system.slice/osier@web.service".into()),
+        controllers: ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"].map(str::to_owned).to_vec(),
+        controllers_v1: Vec::new(),
         first: First::Systemd,
         time_namespaces: true,
         memory: 8 << 30,
@@ -38,6 +41,8 @@ fn hybrid() -> HostFacts {
         cgroup2: Some("/sys/fs/cgroup/unified".into()),
         own_cgroup: PathBuf::new(),
         delegated: None,
+        controllers: vec!["hugetlb".to_owned()],
+        controllers_v1: ["cpu", "memory", "io", "freezer"].map(str::to_owned).to_vec(),
         first: First::Other,
         machine_id: None,
         os_release: String::new(),
@@ -64,6 +69,10 @@ fn flag(flag: &'static str, text: &str) -> Option<Setting> {
 
 fn flags(name: &'static str, texts: &[&str]) -> Vec<Setting> {
     texts.iter().map(|text| Setting::flag(name, *text)).collect()
+}
+
+fn limit(key: Key, flag: &'static str, text: &str) -> LimitSetting {
+    LimitSetting { key, setting: Setting::flag(flag, text) }
 }
 
 fn resolve(settings: &Settings, facts: &Facts, host: &HostFacts) -> Result<LaunchPlan, Error> {
@@ -121,7 +130,14 @@ fn a_boot_with_everything() {
         console: flag("--console", "passive"),
         register: flag("--register", "yes"),
         slice: flag("--slice", "machine-mail.slice"),
-        property: flags("--property", &["MemoryMax=1G"]),
+        property: flags("--property", &["Description=mail"]),
+        limits: vec![
+            limit(Key::MemoryMax, "--memory", "50%"),
+            limit(Key::Cpus, "--cpus", "1.5"),
+            limit(Key::PidsMax, "--tasks", "500"),
+            limit(Key::IoMax, "--io", "8:0 rbps=1M wiops=100"),
+            limit(Key::CpusetCpus, "--cpuset", "0-1"),
+        ],
         capability: flags("--capability", &["CAP_SYS_TIME"]),
         drop_capability: flags("--drop-capability", &["CAP_MKNOD,CAP_NET_ADMIN"]),
         api_vfs: flag("--api-vfs", "ro"),
@@ -142,6 +158,7 @@ fn a_run_with_everything() {
         console: flag("--console", "pipe"),
         register: flag("--register", "no"),
         keep_unit: flag("--keep-unit", "yes"),
+        limits: vec![limit(Key::PidsMax, "--tasks", "max")],
         api_vfs: flag("--api-vfs", "rw"),
         arguments: vec!["sh".into(), "-c".into(), "exit 3".into()],
         ..Settings::default()
@@ -197,4 +214,36 @@ fn what_a_host_cannot_do_is_said_before_anything_is_done() {
     let early = Settings { clock_monotonic: flag("--clock-monotonic", "-11h"), ..Settings::default() };
     let parts = ["the monotonic clock cannot be set off by -11h; it can be between -10h and +"];
     assert_refused(&early, &host(), Kind::Usage, &parts);
+}
+
+#[test]
+fn a_limit_needs_its_controller_and_a_value_in_its_range() {
+    let limited = |key, flag, text| Settings { limits: vec![limit(key, flag, text)], ..Settings::default() };
+    let memory = limited(Key::MemoryMax, "--memory", "1G");
+    let parts = [
+        "cannot set memory.max: cgroup2 at /sys/fs/cgroup/unified has no memory controller",
+        "version 1 of cgroups has it",
+        "hint: boot the host with cgroup_no_v1=all",
+    ];
+    assert_refused(&memory, &hybrid(), Kind::Unsupported, &parts);
+    let cpus = limited(Key::CpusetCpus, "--cpuset", "0");
+    let parts = [
+        "cannot set cpuset.cpus: cgroup2 at /sys/fs/cgroup/unified has no cpuset controller",
+        "cgroup_disable=",
+    ];
+    assert_refused(&cpus, &hybrid(), Kind::Unsupported, &parts);
+    let low = limited(Key::MemoryMax, "--memory", "1");
+    assert_refused(&low, &host(), Kind::Usage, &["--memory=1: '1' is out of range: 4K to"]);
+
+    // A host without systemd whose cgroup2 has all of them.
+    let pure = HostFacts { controllers: host().controllers, ..hybrid() };
+    let init = tree(Some("/sbin/init"));
+    let plan = resolve(&memory, &init, &pure).unwrap();
+    assert!(plan.to_string().contains("\nlimit         memory.max=1G\n"), "{plan}");
+    assert!(plan.limits.properties().is_empty(), "osier writes it");
+    let plan = resolve(&memory, &init, &host()).unwrap();
+    assert_eq!(plan.limits.properties().len(), 1, "PID 1 is told");
+    let keep = Settings { keep_unit: flag("--keep-unit", "yes"), ..memory };
+    assert!(resolve(&keep, &init, &HostFacts { own_cgroup: "osier".into(), ..pure.clone() }).is_ok());
+    assert_refused(&keep, &pure, Kind::Unsupported, &["in the root of cgroup2", "leave out --keep-unit"]);
 }

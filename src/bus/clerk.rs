@@ -139,8 +139,13 @@ impl Clerk {
 
     fn open_unit(&mut self, machine: &Registration, leader: BorrowedFd<'_>) -> Result<Unit, BusError> {
         let bus = self.bus()?;
-        let UnitWanted::Scope { slice, properties } = &machine.unit else {
-            return systemd::unit_of(&bus.connection, machine.supervisor);
+        let (slice, properties) = match &machine.unit {
+            UnitWanted::Scope { slice, properties } => (slice, properties),
+            UnitWanted::Keep { properties } => {
+                let unit = systemd::unit_of(&bus.connection, machine.supervisor)?;
+                systemd::set_unit_properties(&bus.connection, &unit.name, properties)?;
+                return Ok(unit);
+            }
         };
         let started = systemd::open_scope(&bus.connection, machine, (slice, properties), leader)?;
         let unit = systemd::await_scope(&bus.connection, &bus.jobs, &started);

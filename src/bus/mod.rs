@@ -118,7 +118,10 @@ pub enum UnitWanted {
         properties: Vec<Property>,
     },
     /// The unit that the supervisor is in already (`--keep-unit`).
-    Keep,
+    Keep {
+        /// Properties to be set for as long as the host runs.
+        properties: Vec<Property>,
+    },
 }
 
 /// The unit that holds a machine.

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use zbus::zvariant;
 
-use crate::duration;
+use crate::{duration, size};
 
 /// A property of a unit, ready for the bus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,7 +250,7 @@ fn read(name: &str, kind: Kind, text: &str) -> Option<(String, Value)> {
         Kind::Text => Value::Text(text.to_owned()),
         Kind::Words => Value::Texts(text.split_whitespace().map(str::to_owned).collect()),
         Kind::Signal => Value::I32(signal(text)?),
-        Kind::Memory => Value::U64(if text == "infinity" { u64::MAX } else { bytes(text)? }),
+        Kind::Memory => Value::U64(if text == "infinity" { u64::MAX } else { size::parse(text)? }),
         Kind::Count => Value::U64(if text == "infinity" { u64::MAX } else { text.parse().ok()? }),
         Kind::CpuWeight if text == "idle" => Value::U64(0),
         Kind::Weight | Kind::CpuWeight => Value::U64(weight(text)?),
@@ -258,8 +258,8 @@ fn read(name: &str, kind: Kind, text: &str) -> Option<(String, Value)> {
         Kind::Quota => Value::U64(quota(text)?),
         Kind::Span => Value::U64(span(text)?),
         Kind::Cpus => Value::Bytes(mask(text)?),
-        Kind::DeviceBytes => limits(text, bytes)?,
-        Kind::DeviceCount => limits(text, |count| count.parse().ok())?,
+        Kind::DeviceBytes => limits(text, |limit| unlimited(limit).or_else(|| size::parse(limit)))?,
+        Kind::DeviceCount => limits(text, |limit| unlimited(limit).or_else(|| limit.parse().ok()))?,
         Kind::DeviceWeight => limits(text, weight)?,
         Kind::DeviceAllow => Value::Devices(vec![device_allow(text)?]),
     };
@@ -270,6 +270,10 @@ fn read(name: &str, kind: Kind, text: &str) -> Option<(String, Value)> {
 fn limits(text: &str, read: impl Fn(&str) -> Option<u64>) -> Option<Value> {
     let (device, limit) = text.rsplit_once(char::is_whitespace)?;
     Some(Value::Limits(vec![(device.trim_end().to_owned(), read(limit)?)]))
+}
+
+fn unlimited(text: &str) -> Option<u64> {
+    (text == "infinity").then_some(u64::MAX)
 }
 
 fn device_allow(text: &str) -> Option<(String, String)> {
@@ -284,40 +288,7 @@ fn weight(text: &str) -> Option<u64> {
 
 /// Microseconds of CPU time a second.
 fn quota(text: &str) -> Option<u64> {
-    let share: u64 = text.strip_suffix('%')?.parse().ok()?;
-    (share > 0).then(|| share.checked_mul(10_000)).flatten()
-}
-
-/// A size, with a factor of 1024 per letter; fractions as in `1.5G`.
-fn bytes(text: &str) -> Option<u64> {
-    let number = text.trim_end_matches(|one: char| one.is_ascii_alphabetic());
-    let shift = match &text[number.len()..] {
-        "" | "B" => 0,
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        "P" => 50,
-        "E" => 60,
-        _ => return None,
-    };
-    fixed_point(number.trim_end(), 1 << shift)
-}
-
-/// A decimal number times `unit`, rounded down, without going through floating point.
-fn fixed_point(number: &str, unit: u64) -> Option<u64> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty()
-        || fraction.len() > 9
-        || !number.bytes().all(|one| one.is_ascii_digit() || one == b'.')
-    {
-        return None;
-    }
-    let whole: u64 = whole.parse().ok()?;
-    let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
-    let fraction: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
-    let rest = u64::try_from(fraction * u128::from(unit) / scale).ok()?;
-    whole.checked_mul(unit)?.checked_add(rest)
+    size::fixed_point(text.strip_suffix('%')?, 10_000).filter(|share| *share > 0)
 }
 
 /// A time span as man 7 systemd.time has it, in microseconds; without a unit it is seconds.
@@ -412,6 +383,7 @@ mod tests {
             ("TasksMax=500", "TasksMax", Value::U64(500)),
             ("TasksMax=100%", "TasksMaxScale", Value::U32(u32::MAX)),
             ("CPUQuota=150%", "CPUQuotaPerSecUSec", Value::U64(1_500_000)),
+            ("CPUQuota=33.3333%", "CPUQuotaPerSecUSec", Value::U64(333_333)),
             ("CPUWeight=idle", "CPUWeight", Value::U64(0)),
             ("IOWeight=200", "IOWeight", Value::U64(200)),
             ("AllowedCPUs=0-1,8", "AllowedCPUs", Value::Bytes(vec![3, 1])),
@@ -431,6 +403,11 @@ mod tests {
                 "IOReadBandwidthMax=/dev/sda 10M",
                 "IOReadBandwidthMax",
                 Value::Limits(vec![("/dev/sda".into(), 10 << 20)]),
+            ),
+            (
+                "IOWriteIOPSMax=/dev/sda infinity",
+                "IOWriteIOPSMax",
+                Value::Limits(vec![("/dev/sda".into(), u64::MAX)]),
             ),
             (
                 "DeviceAllow=/dev/fuse rw",

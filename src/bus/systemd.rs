@@ -293,6 +293,29 @@ pub(super) fn is_sender(bus: &Connection, sender: &str) -> bool {
         .is_ok_and(|owner| owner == sender)
 }
 
+/// Sets properties of a unit that is loaded, until the host goes down: all of them or none, PID 1 looks at each before it
+/// takes the first.
+pub(super) fn set_unit_properties(
+    bus: &Connection,
+    unit: &str,
+    properties: &[Property],
+) -> Result<(), BusError> {
+    if properties.is_empty() {
+        return Ok(());
+    }
+    let properties: Vec<_> =
+        properties.iter().map(|property| (property.name(), property.value().to_variant())).collect();
+    call(bus, MANAGER, "SetUnitProperties", &(unit, true, properties)).map(drop).map_err(no_systemd)
+}
+
+/// As `systemctl set-property --runtime`; for verbs.
+///
+/// # Errors
+/// [`BusError::NoBus`], [`BusError::NoSystemd`], and what PID 1 says of the unit or a property; then none is set.
+pub fn set_properties(unit: &str, properties: &[Property]) -> Result<(), BusError> {
+    set_unit_properties(&super::call::open()?, unit, properties)
+}
+
 /// Whether PID 1 has a unit of this name loaded; for verbs.
 ///
 /// # Errors

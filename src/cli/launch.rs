@@ -30,6 +30,9 @@ pub struct MachineOptions {
     /// Its cgroup, its unit, who knows it.
     #[command(flatten)]
     pub cgroup: Cgroup,
+    /// What it may use.
+    #[command(flatten)]
+    pub limits: Limits,
     /// What it may do.
     #[command(flatten)]
     pub security: Security,
@@ -165,6 +168,27 @@ pub struct Cgroup {
     /// Stay in the unit that osier was started in, make no scope
     #[arg(long)]
     pub keep_unit: bool,
+}
+
+/// What it may use.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Most memory: a size such as 2G, a percentage of the host's, or max; what cannot be kept to it is killed
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Most CPU time: a number of CPUs such as 1.5, a percentage of one such as 150%, or max
+    #[arg(long, value_name = "CPUS")]
+    pub cpus: Option<String>,
+    /// Most processes and threads, or max
+    #[arg(long, value_name = "NUMBER")]
+    pub tasks: Option<String>,
+    /// Most of a block device: `/dev/vda rbps=1M wiops=100`, any of rbps, wbps, riops, wiops (repeatable)
+    #[arg(long, value_name = "DEVICE RATE=LIMIT...")]
+    pub io: Vec<String>,
+    /// CPUs that it may run on, such as 0-1,4
+    #[arg(long, value_name = "CPUS")]
+    pub cpuset: Option<String>,
 }
 
 /// What it may do.

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::unistd::{Gid, Uid};
 
 use crate::bus::{BusError, Registration, UnitWanted};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, limits};
 use crate::error::{Context, Error, Kind, Result};
 use crate::machine::record::{Clocks, Record, Stage};
 use crate::machine::{Machined, Running, Tenure};
 use crate::namespace;
 use crate::net::{self, Veth, VethGuard};
-use crate::plan::{CgroupPlan, LaunchPlan, NetworkPlan};
+use crate::plan::{CgroupPlan, LaunchPlan, LimitsPlan, NetworkPlan};
 use crate::spec::{Ready, Register};
 
 /// Where systemd does not own the cgroups, the machine's is there before its leader, which is born in it.
@@ -30,6 +30,7 @@ pub(super) fn make_cgroup(plan: &LaunchPlan) -> Result<Option<(Cgroup, OwnedFd)>
             (adopt(mount, relative).context(|| what.as_str())?, what)
         }
     };
+    limit(plan, &cgroup)?;
     let payload = cgroup.open_payload().context(|| what.as_str())?;
     delegate(&cgroup)?;
     Ok(Some((cgroup, payload)))
@@ -39,6 +40,19 @@ fn adopt(mount: &std::path::Path, relative: &std::path::Path) -> std::io::Result
     let cgroup = Cgroup::adopt(mount, relative)?;
     cgroup.place_supervisor()?;
     Ok(cgroup)
+}
+
+/// In the machine's own directory, above what is given to its payload, which so cannot lift them.
+fn limit(plan: &LaunchPlan, cgroup: &Cgroup) -> Result<()> {
+    let LimitsPlan::Files { limits, memory } = &plan.limits else { return Ok(()) };
+    limits::write(limits, cgroup.path(), *memory).map_err(|refused| {
+        let error = Error::io(format!("cannot set {}", refused.limit), &refused.cause);
+        if refused.cause.kind() != io::ErrorKind::NotFound {
+            return error;
+        }
+        let (controller, path) = (refused.limit.controller(), cgroup.path().display());
+        error.because(format!("the {controller} controller cannot be enabled for '{path}'"))
+    })
 }
 
 /// To root for now: with a private user namespace it is the machine's root.
@@ -81,7 +95,7 @@ pub(super) fn place(plan: &LaunchPlan, tenure: &mut Tenure, running: &mut Runnin
     let name = &plan.name;
     let unit = registrar
         .open_unit(&registration, running.leader.pidfd())
-        .map_err(|error| refuse(format!("cannot make a scope for '{name}'"), &error))?;
+        .map_err(|error| refuse(format!("cannot {} for '{name}'", unit_work(plan)), &error))?;
     running.unit = Some(unit.name);
     if machined == Machined::Told {
         match registrar.register(&registration, running.leader.pidfd()) {
@@ -99,6 +113,13 @@ pub(super) fn place(plan: &LaunchPlan, tenure: &mut Tenure, running: &mut Runnin
     Ok(())
 }
 
+fn unit_work(plan: &LaunchPlan) -> &'static str {
+    match plan.cgroup {
+        CgroupPlan::Scope { .. } => "make a scope",
+        CgroupPlan::Directory { .. } | CgroupPlan::Keep { .. } => "use the unit",
+    }
+}
+
 fn refuse(what: String, error: &BusError) -> Error {
     let kind = if matches!(error, BusError::NameTaken(_)) { Kind::InUse } else { Kind::Failed };
     Error::new(kind, what).because(error)
@@ -106,10 +127,13 @@ fn refuse(what: String, error: &BusError) -> Error {
 
 fn registration(plan: &LaunchPlan, running: &Running) -> Result<Registration> {
     let unit = match &plan.cgroup {
-        CgroupPlan::Scope { slice, properties, .. } => {
-            UnitWanted::Scope { slice: slice.clone(), properties: properties.clone() }
+        CgroupPlan::Scope { slice, properties, .. } => UnitWanted::Scope {
+            slice: slice.clone(),
+            properties: [properties.as_slice(), plan.limits.properties()].concat(),
+        },
+        CgroupPlan::Directory { .. } | CgroupPlan::Keep { .. } => {
+            UnitWanted::Keep { properties: plan.limits.properties().to_vec() }
         }
-        CgroupPlan::Directory { .. } | CgroupPlan::Keep { .. } => UnitWanted::Keep,
     };
     Ok(Registration {
         name: plan.name.to_string(),

@@ -146,8 +146,9 @@ impl Tenure {
 
 fn ask_bus(plan: &LaunchPlan, store: &Store) -> Result<(Option<Registrar>, Machined)> {
     let scope = matches!(plan.cgroup, CgroupPlan::Scope { .. });
+    let limited = !plan.limits.properties().is_empty();
     let wanted = plan.register != Register::No && (plan.register == Register::Yes || bus::available());
-    if !scope && !wanted {
+    if !scope && !wanted && !limited {
         return Ok((None, Machined::Untold));
     }
     let name = plan.name.as_str();
@@ -163,7 +164,7 @@ fn ask_bus(plan: &LaunchPlan, store: &Store) -> Result<(Option<Registrar>, Machi
     match patiently(deadline, || registrar.claim_machine(name)) {
         Ok(()) => Ok((Some(registrar), Machined::Told)),
         Err(BusError::NoBus(_) | BusError::NoMachined(_)) if plan.register == Register::Auto => {
-            Ok((scope.then_some(registrar), Machined::Untold))
+            Ok(((scope || limited).then_some(registrar), Machined::Untold))
         }
         Err(error) => Err(refuse(name, &error)),
     }

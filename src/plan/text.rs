@@ -27,6 +27,9 @@ impl fmt::Display for LaunchPlan {
         }
         line(f, "network", &self.network)?;
         line(f, "cgroup", &self.cgroup)?;
+        for limit in self.limits.limits() {
+            line(f, "limit", limit)?;
+        }
         line(f, "register", &self.register)?;
         for op in &self.leader {
             line(f, "leader", op)?;

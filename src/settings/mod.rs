@@ -7,6 +7,7 @@ pub mod bind;
 use std::ffi::OsString;
 use std::fmt;
 
+use crate::cgroup::limits::Key;
 use crate::error::Error;
 
 /// Where a setting was made.
@@ -45,6 +46,15 @@ impl Setting {
     }
 }
 
+/// What was said about a limit, and the way that its value is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitSetting {
+    /// Which.
+    pub key: Key,
+    /// Its value.
+    pub setting: Setting,
+}
+
 /// Everything that can be said about a machine that is to be launched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the options of the same name in cli.rs and osier(1)")]
@@ -73,6 +83,7 @@ pub struct Settings {
     pub slice: Option<Setting>,
     pub property: Vec<Setting>,
     pub keep_unit: Option<Setting>,
+    pub limits: Vec<LimitSetting>,
     pub capability: Vec<Setting>,
     pub drop_capability: Vec<Setting>,
     pub api_vfs: Option<Setting>,

@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 
-use crate::cli::MachineOptions;
-use crate::settings::{Setting, Settings};
+use crate::cgroup::limits::Key;
+use crate::cli::{Limits, MachineOptions};
+use crate::settings::{LimitSetting, Setting, Settings};
 
 /// The settings that the options of `boot` and `run` make; `arguments` are what follows the dashes.
 pub(super) fn settings(options: &MachineOptions, arguments: &[OsString]) -> Settings {
@@ -16,6 +17,7 @@ pub(super) fn settings(options: &MachineOptions, arguments: &[OsString]) -> Sett
         network,
         console,
         cgroup,
+        limits,
         security,
     } = options;
     let one = |flag, text: &Option<String>| text.as_ref().map(|text| Setting::flag(flag, text));
@@ -51,10 +53,25 @@ pub(super) fn settings(options: &MachineOptions, arguments: &[OsString]) -> Sett
         slice: one("--slice", &cgroup.slice),
         property: many("--property", &cgroup.property),
         keep_unit: switch("--keep-unit", cgroup.keep_unit),
+        limits: said_limits(limits),
         capability: many("--capability", &security.capability),
         drop_capability: many("--drop-capability", &security.drop_capability),
         api_vfs: one("--api-vfs", &security.api_vfs),
         process_two: None,
         arguments: arguments.to_vec(),
     }
+}
+
+fn said_limits(options: &Limits) -> Vec<LimitSetting> {
+    let Limits { memory, cpus, tasks, io, cpuset } = options;
+    let once = [
+        ("--memory", Key::MemoryMax, memory),
+        ("--cpus", Key::Cpus, cpus),
+        ("--tasks", Key::PidsMax, tasks),
+        ("--cpuset", Key::CpusetCpus, cpuset),
+    ];
+    let once = once.into_iter().filter_map(|(flag, key, text)| Some((flag, key, text.as_ref()?)));
+    once.chain(io.iter().map(|text| ("--io", Key::IoMax, text)))
+        .map(|(flag, key, text)| LimitSetting { key, setting: Setting::flag(flag, text) })
+        .collect()
 }
