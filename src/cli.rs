@@ -5,6 +5,7 @@
 //! meaning is the same, verbs are machinectl's.
 
 mod launch;
+mod show;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use launch::{Invocation, Limits, MachineOptions};
+pub use show::{Check, List, Show, Status};
 
 /// Boots OS trees as machines, with their own init, namespaces, cgroup and clocks
 #[derive(Debug, Parser)]
@@ -84,59 +86,12 @@ pub struct Run {
     pub options: MachineOptions,
 }
 
-/// `osier list`.
-#[derive(Debug, Args)]
-pub struct List {
-    /// Print JSON: an array of objects
-    #[arg(long)]
-    pub json: bool,
-    /// Print neither the heading nor the count
-    #[arg(long)]
-    pub no_legend: bool,
-}
-
-/// `osier status`.
-#[derive(Debug, Args)]
-pub struct Status {
-    /// Machine
-    #[arg(required = true, value_name = "NAME")]
-    pub names: Vec<String>,
-    /// Print JSON: an object for each machine
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `osier show`.
-#[derive(Debug, Args)]
-pub struct Show {
-    /// Machine
-    #[arg(required = true, value_name = "NAME")]
-    pub names: Vec<String>,
-    /// Only these properties, separated by commas (repeatable)
-    #[arg(short, long, value_name = "KEY,...", value_delimiter = ',')]
-    pub property: Vec<String>,
-    /// Print values without `KEY=`
-    #[arg(long)]
-    pub value: bool,
-    /// Print JSON: an object for each machine
-    #[arg(long, conflicts_with_all = ["value", "property"])]
-    pub json: bool,
-}
-
 /// `osier terminate`.
 #[derive(Debug, Args)]
 pub struct Terminate {
     /// Machine
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
-}
-
-/// `osier check`.
-#[derive(Debug, Args)]
-pub struct Check {
-    /// Print JSON: an array of objects
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `osier image`.

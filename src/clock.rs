@@ -187,6 +187,18 @@ impl Now {
 }
 
 impl Offsets {
+    /// Reads the offsets of the time namespace that children of the process `pid` are in: its own, unless it has just
+    /// made another one.
+    ///
+    /// # Errors
+    /// What reading the file gives: `ENOENT` without such a process or without time namespaces; `InvalidData` as
+    /// [`Now::read`].
+    pub fn read(pid: u32) -> io::Result<Self> {
+        let file = format!("/proc/{pid}/timens_offsets");
+        Self::parse(&fs::read_to_string(&file)?)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{file} is not understood")))
+    }
+
     /// Writes both offsets to an open /proc/PID/timens_offsets, in one write, as the file wants it.
     ///
     /// # Errors

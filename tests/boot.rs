@@ -459,7 +459,7 @@ fn the_reading_verbs_know_a_machine_as_long_as_it_is_there() {
             .any(|line| line.starts_with(&format!("{name} ")) && line.contains(" container osier "))
     );
     let rows: Vec<serde_json::Value> = serde_json::from_str(&stdout(&["list", "--json"])).unwrap();
-    assert!(rows.iter().any(|row| row["machine"] == name && row["leader"] == machine.leader()));
+    assert!(rows.iter().any(|row| row["name"] == name && row["leader"] == machine.leader()));
     let status = stdout(&["status", name]);
     assert!(
         status.contains(&format!("Leader: {}", machine.leader())) && status.contains("└─payload")

@@ -126,9 +126,12 @@ fn every_option_is_in_the_page() {
 
 /// groff warns of unknown requests, fonts, glyphs and unbalanced macros.
 #[test]
-fn the_page_renders_without_warnings() {
-    let output = Program::new("groff").args(["-ww", "-z", "-man", "-Tutf8", "-k"]).arg(page()).output();
-    let output = output.expect("groff, of the package groff-base, has to be installed");
-    let warnings = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && warnings.is_empty(), "{warnings}");
+fn the_pages_render_without_warnings() {
+    let pages = std::fs::read_dir(page().parent().unwrap()).unwrap().map(|page| page.unwrap().path());
+    for page in pages {
+        let output = Program::new("groff").args(["-ww", "-z", "-man", "-Tutf8", "-k"]).arg(&page).output();
+        let output = output.expect("groff, of the package groff-base, has to be installed");
+        let warnings = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && warnings.is_empty(), "{}: {warnings}", page.display());
+    }
 }

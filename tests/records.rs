@@ -71,6 +71,7 @@ fn record(name: &str, leader: u32) -> Record {
         clocks: Clocks { monotonic_offset_ns: -3_600_000_000_000, boottime_offset_ns: 5 },
         links: vec![format!("ve-{name}")],
         started: u64::try_from(started.as_micros()).unwrap(),
+        started_monotonic: 5_000_000,
     }
 }
 
@@ -103,7 +104,7 @@ fn the_reading_verbs_tell_what_the_record_says() {
     let bare = machines.osier(&["list", "--no-legend"]);
     assert_eq!(stdout(&bare).lines().count(), 2);
     let array: Vec<Value> = serde_json::from_str(stdout(&machines.osier(&["list", "--json"]))).unwrap();
-    assert_eq!((&array[1]["machine"], &array[1]["leader"]), (&"web".into(), &own.into()));
+    assert_eq!((&array[1]["name"], &array[1]["leader"]), (&"web".into(), &own.into()));
 
     let shown: Record = serde_json::from_str(stdout(&machines.osier(&["show", "web", "--json"]))).unwrap();
     assert_eq!(shown.root, Path::new("/var/lib/machines/web"));
@@ -112,6 +113,8 @@ fn the_reading_verbs_tell_what_the_record_says() {
         &format!("Leader={own}"),
         "State=starting",
         "Unit=machine-web.scope",
+        "Unit=machine-web.scope",
+        "TimestampMonotonic=5000000",
         "ClockMonotonicOffsetNSec=-3600000000000",
     ] {
         assert!(stdout(&lines).lines().any(|found| found == line), "{line} is not in {}", stdout(&lines));
@@ -123,6 +126,7 @@ fn the_reading_verbs_tell_what_the_record_says() {
     let status = machines.osier(&["status", "web"]);
     for part in [
         "; 1d 1h ago\n",
+        "Uptime: 1d 1h; inside ",
         "Clocks: monotonic -1h, boottime +",
         "Interface: ve-web\n",
         "Root: /var/lib/machines/web\n",
@@ -135,6 +139,55 @@ fn the_reading_verbs_tell_what_the_record_says() {
         claim.close().unwrap();
     }
     assert_eq!(stdout(&machines.osier(&["list"])), "No machines.\n");
+}
+
+/// The keys of a value as osier-json(5) writes them; what an object of many has (`namespaces`) is not a key.
+fn paths(value: &Value, prefix: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(members) if prefix != "namespaces" => {
+            for (key, value) in members {
+                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                paths(value, &path, found);
+                found.push(path);
+            }
+        }
+        Value::Array(items) if prefix.is_empty() => items.iter().for_each(|item| paths(item, "", found)),
+        Value::Array(items) => items.iter().for_each(|item| paths(item, &format!("{prefix}[]"), found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_key_that_is_printed_is_in_the_page_and_the_other_way_round() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/osier-json.5");
+    let page = fs::read_to_string(page).unwrap();
+    let listed = |section: &str| -> Vec<String> {
+        let (_, section) = page.split_once(&format!(".SS {section}\n")).unwrap();
+        let section = section.split("\n.SS ").next().unwrap();
+        let keys = section.lines().filter_map(|line| line.strip_prefix("\\fB")?.split_once("\\fR: "));
+        keys.map(|(key, _)| key.to_owned()).collect()
+    };
+    let machines = Machines::new("keys");
+    let web = machines.start("web", std::process::id());
+    for (arguments, sections) in [
+        (&["list", "--json"][..], &["osier list"][..]),
+        (&["show", "web", "--json"], &["osier show"]),
+        (&["status", "web", "--json"], &["osier show", "osier status"]),
+        (&["check", "--json"], &["osier check"]),
+    ] {
+        let output = machines.osier(arguments);
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut printed = Vec::new();
+        paths(&value, "", &mut printed);
+        let listed: Vec<_> = sections.iter().flat_map(|section| listed(section)).collect();
+        for path in &printed {
+            assert!(listed.contains(path), "{arguments:?}: {path} is not in {listed:?}");
+        }
+        for path in listed.iter().filter(|path| !path.contains('.')) {
+            assert!(printed.contains(path), "{arguments:?}: {path} is not in {value}");
+        }
+    }
+    web.close().unwrap();
 }
 
 #[test]

@@ -39,6 +39,22 @@ pub struct Machine {
     pub unit: String,
     /// The tree that it runs from, where it was told.
     pub root: Option<PathBuf>,
+    /// Its machine ID, 32 hexadecimal digits; empty where it was not told.
+    pub id: String,
+    /// `opening`, `running` or `closing`.
+    pub state: String,
+    /// When it was registered, microseconds of CLOCK_REALTIME since the epoch.
+    pub started: u64,
+    /// The same moment, microseconds of CLOCK_MONOTONIC.
+    pub started_monotonic: u64,
+    /// Indices of the host's network interfaces that lead to it.
+    pub ifindices: Vec<i32>,
+    /// Its address for AF_VSOCK; none for what is no virtual machine, and where machined does not tell.
+    pub vsock_cid: Option<u32>,
+    /// Where its SSH server listens; empty where it was not told.
+    pub ssh_address: String,
+    /// The key for that; empty where it was not told.
+    pub ssh_key: String,
 }
 
 /// Whom a signal is for.
@@ -172,14 +188,33 @@ fn read(bus: &Connection, path: &OwnedObjectPath) -> Result<Option<Machine>, Bus
         Err(failure) if failure.is(&["NoSuchMachine", "UnknownObject"]) => return Ok(None),
         Err(failure) => return Err(no_machined(failure)),
     };
-    let mut properties: HashMap<String, OwnedValue> = arguments(&answer, "GetAll")?;
-    let mut text = |name: &str| -> String {
-        properties.remove(name).and_then(|value| String::try_from(value).ok()).unwrap_or_default()
+    let mut properties: Properties = arguments(&answer, "GetAll")?;
+    let id: Vec<u8> = take(&mut properties, "Id").unwrap_or_default();
+    let mut text = |name: &str| take::<String>(&mut properties, name).unwrap_or_default();
+    let machine = Machine {
+        name: text("Name"),
+        class: text("Class"),
+        service: text("Service"),
+        unit: text("Unit"),
+        root: Some(text("RootDirectory")).filter(|root| !root.is_empty()).map(PathBuf::from),
+        state: text("State"),
+        ssh_address: text("SSHAddress"),
+        ssh_key: text("SSHPrivateKeyPath"),
+        id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        leader: take(&mut properties, "Leader").unwrap_or_default(),
+        started: take(&mut properties, "Timestamp").unwrap_or_default(),
+        started_monotonic: take(&mut properties, "TimestampMonotonic").unwrap_or_default(),
+        ifindices: take(&mut properties, "NetworkInterfaces").unwrap_or_default(),
+        vsock_cid: take(&mut properties, "VSockCID").filter(|cid| *cid != u32::MAX),
     };
-    let (name, class, service, unit) = (text("Name"), text("Class"), text("Service"), text("Unit"));
-    let root = Some(text("RootDirectory")).filter(|root| !root.is_empty()).map(PathBuf::from);
-    let leader = properties.remove("Leader").and_then(|value| u32::try_from(value).ok()).unwrap_or_default();
-    Ok(Some(Machine { name, class, service, leader, unit, root }))
+    Ok(Some(machine))
+}
+
+type Properties = HashMap<String, OwnedValue>;
+
+/// A property; none where this machined does not have it.
+fn take<T: TryFrom<OwnedValue>>(properties: &mut Properties, name: &str) -> Option<T> {
+    properties.remove(name).and_then(|value| T::try_from(value).ok())
 }
 
 /// Ends a machine at once: machined stops its unit.

@@ -149,6 +149,7 @@ fn registration(plan: &LaunchPlan, running: &Running) -> Result<Registration> {
 /// The record of a machine that is about to run.
 pub(super) fn describe(plan: &LaunchPlan, tenure: &mut Tenure, running: &Running) -> Result<Record> {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let registered = tenure.registrar().is_some_and(|(_, machined)| machined == Machined::Told);
     Ok(Record {
         version: Record::VERSION,
@@ -175,5 +176,7 @@ pub(super) fn describe(plan: &LaunchPlan, tenure: &mut Tenure, running: &Running
         },
         links: running.link.iter().map(|link| link.name().to_owned()).collect(),
         started: u64::try_from(started).unwrap_or(0),
+        started_monotonic: u64::try_from(Duration::try_from(monotonic).unwrap_or_default().as_micros())
+            .unwrap_or(0),
     })
 }

@@ -35,10 +35,12 @@ const RECORD_BYTE: i64 = 1;
 /// How often an open is repeated that met a file just replaced; each round takes another writer's rename.
 const ROUNDS: u32 = 100;
 
-/// Everything that other commands may know about a machine. Also what `osier show NAME --json` prints.
+/// Everything that other commands may know about a machine. `osier show NAME --json` prints it and more: each of these
+/// keys is in osier-json(5), which the tests of `verb::schema` write from here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Record {
-    /// The layout of this object; [`Record::VERSION`].
+    /// The version of these keys: 1.
     pub version: u32,
     /// The machine's name.
     pub name: String,
@@ -73,10 +75,13 @@ pub struct Record {
     pub links: Vec<String>,
     /// When its leader ran, microseconds of CLOCK_REALTIME since the epoch.
     pub started: u64,
+    /// The moment of `started`, microseconds of the host's CLOCK_MONOTONIC.
+    pub started_monotonic: u64,
 }
 
 /// Where a machine is in its life, as other commands see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Its init runs and has not said yet that it is ready.
@@ -100,6 +105,7 @@ impl fmt::Display for Stage {
 
 /// Offsets of a time namespace against the host's initial one, in nanoseconds (man 7 time_namespaces).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Clocks {
     /// Added to CLOCK_MONOTONIC.
     pub monotonic_offset_ns: i64,
@@ -108,7 +114,7 @@ pub struct Clocks {
 }
 
 impl Record {
-    /// The layout described here.
+    /// The layout described here. A key may be added; none is renamed, removed or given another type without a new number.
     pub const VERSION: u32 = 1;
 }
 
@@ -485,6 +491,7 @@ mod tests {
             clocks: Clocks { monotonic_offset_ns: -1, boottime_offset_ns: 1 },
             links: Vec::new(),
             started: 0,
+            started_monotonic: 0,
         }
     }
 

@@ -4,11 +4,7 @@ use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::sys::wait::{WaitStatus, waitpid};
-use rustix::mount::{FsOpenFlags, OpenTreeFlags};
-use rustix::process::PidfdFlags;
-use serde::Serialize;
-
+use super::schema::{self, Finding};
 use super::{json, print, table};
 use crate::bus;
 use crate::cli::Check;
@@ -16,19 +12,9 @@ use crate::error::{Context, Result, reason};
 use crate::mount::table as mounts;
 use crate::namespace::Kind;
 use crate::sys::{self, Forked, MountAttributes, MountDepth};
-
-/// One thing that a host can have; `osier check --json` prints an array of these.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Finding {
-    /// What it is.
-    what: String,
-    /// Whether it is there.
-    present: bool,
-    /// Whether machines cannot run without it.
-    required: bool,
-    /// Where it is, or why it is missing and what to do.
-    note: String,
-}
+use nix::sys::wait::{WaitStatus, waitpid};
+use rustix::mount::{FsOpenFlags, OpenTreeFlags};
+use rustix::process::PidfdFlags;
 
 /// Prints what there is and gives 0 when machines can run, else 1.
 ///
@@ -77,7 +63,7 @@ fn required(what: impl Into<String>, result: io::Result<()>, advice: &str) -> Fi
         Err(error) if error.kind() == io::ErrorKind::NotFound => format!("not there; {advice}"),
         Err(error) => format!("{}; {advice}", reason(error)),
     };
-    Finding { what: what.into(), present: result.is_ok(), required: true, note }
+    Finding { version: schema::VERSION, what: what.into(), present: result.is_ok(), required: true, note }
 }
 
 fn optional(what: impl Into<String>, result: io::Result<()>, advice: &str) -> Finding {
@@ -125,7 +111,13 @@ fn controllers(mount: &Path) -> Finding {
             missing.join(", ")
         )
     };
-    Finding { what: "cgroup2 controllers".to_owned(), present: missing.is_empty(), required: false, note }
+    Finding {
+        version: schema::VERSION,
+        what: "cgroup2 controllers".to_owned(),
+        present: missing.is_empty(),
+        required: false,
+        note,
+    }
 }
 
 /// Clones the mount of / and changes the clone, which nobody sees and which goes with its descriptor.

@@ -9,12 +9,15 @@ mod lifetime;
 pub mod list;
 pub mod run;
 mod said;
+mod schema;
 pub mod show;
 pub mod status;
 pub mod stop;
+mod subject;
 mod table;
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -77,9 +80,17 @@ fn json(value: &impl Serialize) -> Result<String> {
     }
 }
 
-/// The records of all machines named; all of them run, or it is an error.
-fn running(store: &Store, names: &[String]) -> Result<Vec<Record>> {
+/// The records of all machines named, for a verb that works on osier's own alone.
+///
+/// # Errors
+/// When one of them does not run.
+pub fn running(store: &Store, names: &[String]) -> Result<Vec<Record>> {
     names.iter().map(|name| store.read(name).ok_or_else(|| unknown(store, name))).collect()
+}
+
+/// What the os-release of a tree says that it is.
+fn image_os(root: &Path) -> Option<String> {
+    Some(crate::image::Tree::open(root).ok()?.read_os_release().ok()??.pretty_name)
 }
 
 fn unknown(store: &Store, name: &str) -> Error {

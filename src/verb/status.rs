@@ -2,33 +2,24 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
 
-use serde::Serialize;
-
-use super::{age, json, print, running};
-use crate::cgroup::usage::{self, Node, Usage};
+use super::schema::{self, Live, Moment, Others, Own, Shown};
+use super::{age, json, print, subject};
+use crate::cgroup::usage::{self, Limits, Node, Pressure, Usage};
 use crate::cli::Status;
 use crate::error::Result;
-use crate::machine::record::{Record, Store};
+use crate::machine::record::{Clocks, Store};
 use crate::net::addresses;
-
-/// A record and what changes by the moment; what `osier status --json` prints.
-#[derive(Debug, Serialize)]
-struct Now {
-    #[serde(flatten)]
-    record: Record,
-    addresses: Vec<IpAddr>,
-    usage: Option<Usage>,
-    processes: Option<Node>,
-}
 
 /// Prints how machines are.
 ///
 /// # Errors
 /// When a machine is not there, or standard output cannot be written to.
 pub fn execute(options: &Status, store: &Store) -> Result<()> {
-    let now: Vec<_> = running(store, &options.names)?.into_iter().map(look).collect();
+    let now: Vec<_> =
+        subject::find(store, &options.names)?.iter().map(|subject| look(subject.shown())).collect();
     if options.json {
         let texts: Result<String> = now.iter().map(json).collect();
         return print(&texts?);
@@ -38,58 +29,160 @@ pub fn execute(options: &Status, store: &Store) -> Result<()> {
 }
 
 /// What cannot be read is left out: a machine may end at any time, and the caller may not be root.
-fn look(record: Record) -> Now {
-    let cgroup = record.cgroup.as_deref().filter(|path| path.is_dir());
-    Now {
-        addresses: addresses::read(record.leader).unwrap_or_default(),
+fn look(machine: Shown) -> schema::Status {
+    let cgroup = cgroup(&machine).filter(|path| path.is_dir());
+    let live = Live {
+        addresses: addresses::read(leader(&machine)).unwrap_or_default(),
+        limits: cgroup.map(usage::read_limits),
         usage: cgroup.map(usage::read),
+        pressure: cgroup.map(usage::read_pressure),
         processes: cgroup.and_then(|path| usage::tree(path).ok()),
-        record,
+    };
+    schema::Status { live, machine }
+}
+
+fn cgroup(machine: &Shown) -> Option<&Path> {
+    match machine {
+        Shown::Own(own) => own.record.cgroup.as_deref(),
+        Shown::Others(others) => others.cgroup.as_deref(),
     }
 }
 
-fn text(now: &Now) -> String {
-    let record = &now.record;
-    let mut text = format!("{}({})\n", record.name, record.id);
-    for (key, value) in lines(now) {
+fn leader(machine: &Shown) -> u32 {
+    match machine {
+        Shown::Own(own) => own.record.leader,
+        Shown::Others(others) => others.leader,
+    }
+}
+
+fn text(status: &schema::Status) -> String {
+    let (name, id, lines) = match &status.machine {
+        Shown::Own(own) => (&own.record.name, Some(&own.record.id), of_own(own)),
+        Shown::Others(others) => (&others.name, others.id.as_ref(), of_others(others)),
+    };
+    let mut text = match id {
+        Some(id) => format!("{name}({id})\n"),
+        None => format!("{name}\n"),
+    };
+    for (key, value) in lines.into_iter().chain(of_live(&status.live)) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{key:>12}: {value}");
     }
-    if let (Some(cgroup), Some(tree)) = (&record.cgroup, &now.processes) {
+    if let (Some(cgroup), Some(tree)) = (cgroup(&status.machine), &status.live.processes) {
         let _ = writeln!(text, "{:>12}: {}", "CGroup", cgroup.display());
         branches(tree, &" ".repeat(14), &mut text);
     }
     text
 }
 
-fn lines(now: &Now) -> Vec<(&'static str, String)> {
-    let record = &now.record;
-    let ago = age::span(age::since(record.started));
+/// What stands before a colon, and after it.
+type Line = (&'static str, String);
+
+fn of_own(own: &Own) -> Vec<Line> {
+    let record = &own.record;
     let mut lines = vec![
-        ("Since", format!("{}; {ago} ago", age::moment(record.started))),
+        ("State", record.state.to_string()),
+        ("Since", since(record.started, &own.moment)),
+        ("Uptime", uptime(&own.moment)),
         ("Leader", process(record.leader.into())),
         ("Supervisor", process(record.supervisor.into())),
-        ("Service", format!("{}; class {}", super::SERVICE, record.class)),
+        ("Service", format!("{}; class {}", own.service, record.class)),
         ("Root", record.root.display().to_string()),
     ];
     lines.extend(record.os.clone().map(|os| ("OS", os)));
     lines.extend(record.unit.clone().map(|unit| ("Unit", unit)));
-    lines.push(("Clocks", clocks(record)));
-    if !record.links.is_empty() {
-        lines.push(("Interface", record.links.join(", ")));
+    lines.push(("Clocks", clocks(record.clocks)));
+    lines.extend(interfaces(&record.links));
+    lines
+}
+
+fn of_others(others: &Others) -> Vec<Line> {
+    let mut lines = vec![
+        ("State", others.state.clone()),
+        ("Since", since(others.started, &others.moment)),
+        ("Uptime", uptime(&others.moment)),
+        ("Leader", process(others.leader.into())),
+        ("Service", format!("{}; class {}", others.service, others.class)),
+    ];
+    lines.extend(others.root.as_ref().map(|root| ("Root", root.display().to_string())));
+    lines.extend(others.os.clone().map(|os| ("OS", os)));
+    lines.extend(others.unit.clone().map(|unit| ("Unit", unit)));
+    lines.extend(others.clocks.map(|offsets| ("Clocks", clocks(offsets))));
+    lines.extend(interfaces(&others.links));
+    lines
+}
+
+fn since(started: u64, moment: &Moment) -> String {
+    let ago = age::span(Duration::from_micros(moment.uptime_usec));
+    format!("{}; {ago} ago", age::moment(started))
+}
+
+/// Outside what the host has seen, inside what uptime(1) shows there.
+fn uptime(moment: &Moment) -> String {
+    let outside = age::span(Duration::from_micros(moment.uptime_usec));
+    match &moment.clocks_now {
+        Some(now) => {
+            let inside = Duration::from_nanos(now.boottime_ns.max(0).unsigned_abs());
+            format!("{outside}; inside {}", age::span(inside))
+        }
+        None => outside,
     }
-    lines.extend(now.addresses.iter().map(|address| ("Address", address.to_string())));
-    if let Some(usage) = &now.usage {
-        lines.extend(usage.tasks.map(|tasks| ("Tasks", tasks.to_string())));
-        let peak = usage.memory_peak.map(|peak| format!(" (peak {})", size(peak))).unwrap_or_default();
-        lines.extend(usage.memory.map(|memory| ("Memory", size(memory) + &peak)));
-        lines.extend(usage.cpu().map(|cpu| ("CPU", age::span(cpu))));
+}
+
+fn interfaces(links: &[String]) -> Option<Line> {
+    (!links.is_empty()).then(|| ("Interface", links.join(", ")))
+}
+
+fn of_live(live: &Live) -> Vec<Line> {
+    let mut lines: Vec<Line> =
+        live.addresses.iter().map(|address| ("Address", address.to_string())).collect();
+    if let (Some(usage), Some(limits)) = (&live.usage, &live.limits) {
+        lines.extend(of_usage(usage, limits));
+    }
+    lines.extend(live.pressure.as_ref().and_then(pressure).map(|pressure| ("Pressure", pressure)));
+    lines
+}
+
+/// What is used, and beside it what may be. A controller that the host does not have has no line.
+fn of_usage(usage: &Usage, limits: &Limits) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let notes = |notes: &[Option<String>]| {
+        let notes: Vec<_> = notes.iter().flatten().map(String::as_str).collect();
+        if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) }
+    };
+    let noted = |what, value: Option<String>| value.map(|value| format!("{what} {value}"));
+    if let Some(tasks) = usage.tasks {
+        let limit = noted("limit", limits.tasks_max.map(|limit| limit.to_string()));
+        lines.push(("Tasks", tasks.to_string() + &notes(&[limit])));
+    }
+    if let Some(memory) = usage.memory {
+        let sizes = [("peak", usage.memory_peak), ("high", limits.memory_high), ("limit", limits.memory_max)];
+        let noted = sizes.map(|(what, bytes)| noted(what, bytes.map(size)));
+        lines.push(("Memory", size(memory) + &notes(&noted)));
+    }
+    lines.extend(usage.oom_kills.filter(|kills| *kills > 0).map(|kills| ("OOM kills", kills.to_string())));
+    if let (Some(read), Some(written)) = (usage.io_read, usage.io_written) {
+        lines.push(("IO", format!("{} read, {} written", size(read), size(written))));
+    }
+    if let Some(cpu) = usage.cpu() {
+        let quota = limits.cpu_quota_usec.zip(limits.cpu_period_usec.filter(|period| *period > 0));
+        let limit = noted("limit", quota.map(|(quota, period)| format!("{}%", quota * 100 / period)));
+        lines.push(("CPU", age::span(cpu) + &notes(&[limit])));
     }
     lines
 }
 
-fn clocks(record: &Record) -> String {
-    let clocks = record.clocks;
+/// Over the last ten seconds; none where the kernel does not count it.
+fn pressure(pressure: &Pressure) -> Option<String> {
+    let parts = [("cpu", pressure.cpu), ("memory", pressure.memory), ("io", pressure.io)];
+    let parts: Vec<_> = parts
+        .into_iter()
+        .filter_map(|(what, percent)| percent.map(|percent| format!("{what} {percent:.1}%")))
+        .collect();
+    (!parts.is_empty()).then(|| format!("{} of the last 10s waiting", parts.join(", ")))
+}
+
+fn clocks(clocks: Clocks) -> String {
     if clocks.monotonic_offset_ns == 0 && clocks.boottime_offset_ns == 0 {
         return "the host's".to_owned();
     }
