@@ -146,6 +146,11 @@ impl Set {
         other.0 & !self.0 == 0
     }
 
+    /// The set with these bits, as /proc/PID/status shows them.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// The bits, capability number N at `1 << N`, as /proc/PID/status shows them.
     pub const fn bits(self) -> u64 {
         self.0

@@ -5,6 +5,7 @@
 //! meaning is the same, verbs are machinectl's.
 
 mod launch;
+mod session;
 mod show;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use launch::{Invocation, Limits, MachineOptions};
+pub use session::Shell;
 pub use show::{Check, List, Show, Status};
 
 /// Boots OS trees as machines, with their own init, namespaces, cgroup and clocks
@@ -38,6 +40,8 @@ pub enum Verb {
     Status(Status),
     /// Show all that is known about a machine, for programs
     Show(Show),
+    /// Open a shell, or run a command, in a machine that runs
+    Shell(Shell),
     /// End machines at once, without a shutdown
     Terminate(Terminate),
     /// Say what this host can do, and what to do about what is missing

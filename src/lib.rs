@@ -11,6 +11,7 @@ pub mod verb;
 // Floor 4: a machine being alive.
 pub mod launch;
 pub mod machine;
+pub mod session;
 
 // Floor 3: deciding; pure, what it needs to know is handed in.
 pub mod plan;

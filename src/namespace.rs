@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use rustix::thread::UnshareFlags;
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 /// One kind of namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,11 @@ impl Kind {
             Self::Time => UnshareFlags::NEWTIME,
             Self::User => UnshareFlags::NEWUSER,
         }
+    }
+
+    /// Its flag for setns(2) on a pidfd.
+    pub fn thread_type(self) -> ThreadNameSpaceType {
+        ThreadNameSpaceType::from_bits_retain(self.flag().bits())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::name::MachineName;
 use crate::settings::{Setting, Settings};
 use crate::signal::Signal;
 
-pub use mounts::ExtraMount;
+pub use mounts::{ExtraMount, parse_inside};
 
 /// A machine as it is to be.
 #[derive(Debug, Clone)]
@@ -338,26 +338,31 @@ fn resolve_payload(settings: &Settings, facts: &Facts) -> Result<Payload> {
             first: if settings.process_two.is_some() { First::Stub } else { First::Command },
         },
     };
-    let mut environment = Vec::new();
-    for setting in &settings.setenv {
-        let (name, value) = match setting.text.split_once('=') {
-            Some((name, value)) => (name, Some(OsString::from(value))),
-            None => (setting.text.as_str(), std::env::var_os(&setting.text)),
-        };
-        let valid = |(at, byte): (usize, u8)| {
-            byte == b'_' || byte.is_ascii_alphabetic() || at > 0 && byte.is_ascii_digit()
-        };
-        if name.is_empty() || !name.bytes().enumerate().all(valid) {
-            return Err(setting.refuse("not the name of an environment variable"));
-        }
-        environment.extend(value.map(|value| (name.to_owned(), value)));
-    }
+    let variables: Result<Vec<_>> = settings.setenv.iter().map(parse_variable).collect();
     Ok(Payload {
         program,
-        environment,
+        environment: variables?.into_iter().flatten().collect(),
         directory: settings.chdir.as_ref().map(mounts::parse_inside).transpose()?,
         user: settings.uid.as_ref().map_or_else(|| "root".to_owned(), |setting| setting.text.clone()),
     })
+}
+
+/// `NAME=VALUE`, or the caller's own value of `NAME`; `None` when the caller has none.
+///
+/// # Errors
+/// What is no name of an environment variable.
+pub fn parse_variable(setting: &Setting) -> Result<Option<(String, OsString)>> {
+    let (name, value) = match setting.text.split_once('=') {
+        Some((name, value)) => (name, Some(OsString::from(value))),
+        None => (setting.text.as_str(), std::env::var_os(&setting.text)),
+    };
+    let valid = |(at, byte): (usize, u8)| {
+        byte == b'_' || byte.is_ascii_alphabetic() || at > 0 && byte.is_ascii_digit()
+    };
+    if name.is_empty() || !name.bytes().enumerate().all(valid) {
+        return Err(setting.refuse("not the name of an environment variable"));
+    }
+    Ok(value.map(|value| (name.to_owned(), value)))
 }
 
 fn resolve_clocks(settings: &Settings, boot: bool) -> Result<Clocks> {

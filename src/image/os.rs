@@ -13,8 +13,8 @@ use rustix::io::Errno;
 
 use crate::error::reason;
 
-/// The largest file that is read from a tree, in bytes: far above any os-release, far below what hurts.
-const LARGEST: u64 = 64 << 10;
+/// The largest file that is read from a tree, in bytes: far above any passwd(5), far below what hurts.
+const LARGEST: u64 = 4 << 20;
 
 /// Where an init is looked for, in systemd-nspawn's order.
 const INITS: [&str; 3] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init"];
@@ -120,7 +120,7 @@ impl Tree {
     /// The text of the regular file at `path` inside; `None` when there is nothing there.
     ///
     /// # Errors
-    /// `EINVAL` when it is not a regular file, `EFBIG` when it is larger than 64 KiB; what openat2(2) and read(2) give.
+    /// `EINVAL` when it is not a regular file, `EFBIG` when it is larger than 4 MiB; what openat2(2) and read(2) give.
     pub fn read_text(&self, path: impl AsRef<Path>) -> io::Result<Option<String>> {
         let Some(found) = self.look_up(path.as_ref())? else { return Ok(None) };
         // Looked at before it is opened for reading: to open a fifo or a device can block or do something.

@@ -106,7 +106,11 @@ fn parse_bind(setting: &Setting, access: Access) -> Result<ExtraMount> {
     }
 }
 
-pub(super) fn parse_inside(setting: &Setting) -> Result<PathBuf> {
+/// The setting of a path inside.
+///
+/// # Errors
+/// One that is not absolute, or has `..` in it.
+pub fn parse_inside(setting: &Setting) -> Result<PathBuf> {
     inside(setting, &setting.text)
 }
 

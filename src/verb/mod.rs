@@ -1,6 +1,7 @@
 //! The verbs: one file each. A verb looks at its own options, calls down, and formats what comes back.
 
 mod age;
+mod attended;
 pub mod boot;
 pub mod check;
 pub mod completions;
@@ -10,6 +11,7 @@ pub mod list;
 pub mod run;
 mod said;
 mod schema;
+pub mod shell;
 pub mod show;
 pub mod status;
 pub mod stop;
@@ -41,6 +43,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::List(options) => list::execute(options, &Store::default()),
         Verb::Status(options) => status::execute(options, &Store::default()),
         Verb::Show(options) => show::execute(options, &Store::default()),
+        Verb::Shell(options) => return shell::execute(options, &Store::default()),
         Verb::Terminate(options) => stop::terminate(options, &Store::default()),
         Verb::Check(options) => return check::execute(options),
         Verb::Image(options) => image::execute(options),
@@ -51,7 +54,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
 
 /// The exit code of a verb that failed (DESIGN §7).
 pub fn exit_code(verb: &Verb, kind: Kind) -> u8 {
-    let relays = matches!(verb, Verb::Boot(_) | Verb::Run(_));
+    let relays = matches!(verb, Verb::Boot(_) | Verb::Run(_) | Verb::Shell(_));
     match kind {
         Kind::Usage => exit::USAGE,
         Kind::CannotExecute if relays => exit::CANNOT_EXECUTE,
