@@ -20,6 +20,14 @@ impl fmt::Display for NotASignal {
 impl Signal {
     /// SIGKILL.
     pub const KILL: Self = Self(libc::SIGKILL);
+    /// SIGINT.
+    pub const INT: Self = Self(libc::SIGINT);
+    /// SIGTERM.
+    pub const TERM: Self = Self(libc::SIGTERM);
+    /// SIGUSR1.
+    pub const USR1: Self = Self(libc::SIGUSR1);
+    /// SIGUSR2.
+    pub const USR2: Self = Self(libc::SIGUSR2);
 
     /// `SIGRTMIN+offset`, which systemd takes as a request (man 1 systemd, Signals): 3 is halt, 4 power off, 5 reboot.
     pub fn realtime(offset: i32) -> Self {

@@ -14,7 +14,7 @@ use crate::console::{Asked, Mode, Terminals};
 use crate::duration;
 use crate::error::{Error, Result};
 use crate::ids::MachineId;
-use crate::image::{FoundInit, Init};
+use crate::image::FoundInit;
 use crate::mount::op::Access;
 use crate::name::MachineName;
 use crate::settings::{Setting, Settings};
@@ -267,7 +267,7 @@ impl MachineSpec {
             ready,
             // Who asks to be told by any other init knows that it tells.
             up: match &facts.init {
-                Some(FoundInit { init: Init::Systemd, .. }) => Ready::WhenPayloadSays,
+                Some(found) if found.init.tells_ready() => Ready::WhenPayloadSays,
                 _ => ready,
             },
             name,

@@ -7,6 +7,7 @@
 mod bootstrap;
 mod build;
 mod finish;
+mod init;
 mod lock;
 mod lookup;
 mod os;
@@ -17,7 +18,8 @@ mod testdir;
 mod tool;
 
 pub use build::{BuildError, Built, MACHINES, Progress, build};
+pub use init::{Init, Shutdown, Way};
 pub use lock::{Access, TreeLock};
 pub use lookup::{Image, Kind, LookupError, SEARCH_PATH, find, find_in};
-pub use os::{FoundInit, Init, NoInit, OsRelease, Tree};
+pub use os::{FoundInit, NoInit, OsRelease, Tree};
 pub use recipe::{Recipe, RecipeError, names};

@@ -1,7 +1,6 @@
 //! What is in a tree, read without leaving it.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::init::Init;
 use crate::error::reason;
 
 /// The largest file that is read from a tree, in bytes: far above any passwd(5), far below what hurts.
@@ -36,15 +36,6 @@ pub struct OsRelease {
     pub version_id: Option<String>,
     /// `VERSION_CODENAME`.
     pub version_codename: Option<String>,
-}
-
-/// Which family an init belongs to, so far as that changes what it is asked and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Init {
-    /// systemd: knows SIGRTMIN+3 and +4, tells `NOTIFY_SOCKET` when it is ready, has a bus.
-    Systemd,
-    /// Anything else.
-    Other,
 }
 
 /// The init of a tree.
@@ -178,7 +169,7 @@ impl Tree {
                 if !regular || stat.st_mode & 0o111 == 0 {
                     return Err(NoInit::NotExecutable(path.to_owned()));
                 }
-                let init = which_init(&found).map_err(unreadable)?;
+                let init = Init::of_program(&found).map_err(unreadable)?;
                 return Ok(FoundInit { path: path.to_owned(), init });
             }
         }
@@ -223,12 +214,6 @@ impl Tree {
             },
         }
     }
-}
-
-/// /sbin/init is a symlink to the real init nearly everywhere: the name of what it leads to tells.
-fn which_init(found: &OwnedFd) -> io::Result<Init> {
-    let path = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
-    Ok(if path.file_name() == Some(OsStr::new("systemd")) { Init::Systemd } else { Init::Other })
 }
 
 fn parse_os_release(text: &str) -> OsRelease {
