@@ -4,7 +4,9 @@
 //! what it likes below, while the directory above stays with the host. Where systemd owns the tree the directory above
 //! is a scope's or a service's; elsewhere osier makes and removes it.
 
+pub mod freezer;
 pub mod limits;
+pub mod signals;
 pub mod usage;
 
 use std::fs;

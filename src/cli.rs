@@ -7,6 +7,7 @@
 mod launch;
 mod session;
 mod show;
+mod steer;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand};
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::Shell;
 pub use show::{Check, List, Show, Status};
+pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
 
 /// Boots OS trees as machines, with their own init, namespaces, cgroup and clocks
 #[derive(Debug, Parser)]
@@ -42,8 +44,20 @@ pub enum Verb {
     Show(Show),
     /// Open a shell, or run a command, in a machine that runs
     Shell(Shell),
+    /// Shut machines down, and wait until they have ended
+    Poweroff(Shutdown),
+    /// Shut machines down and boot them again, and wait until they do
+    Reboot(Shutdown),
     /// End machines at once, without a shutdown
     Terminate(Terminate),
+    /// Send a signal to the processes of machines
+    Kill(Kill),
+    /// Stop all processes of machines, until they are thawed
+    Freeze(Freeze),
+    /// Let the processes of frozen machines go on
+    Thaw(Freeze),
+    /// Wait until machines have ended
+    Wait(Wait),
     /// Say what this host can do, and what to do about what is missing
     Check(Check),
     /// Make the trees that machines run from
@@ -88,14 +102,6 @@ pub struct Run {
     /// How.
     #[command(flatten)]
     pub options: MachineOptions,
-}
-
-/// `osier terminate`.
-#[derive(Debug, Args)]
-pub struct Terminate {
-    /// Machine
-    #[arg(required = true, value_name = "NAME")]
-    pub names: Vec<String>,
 }
 
 /// `osier image`.

@@ -34,6 +34,11 @@ impl Signal {
         Self(libc::SIGRTMIN() + offset)
     }
 
+    /// The names of the standard ones: `SIGHUP`, `SIGINT`…
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        nix::sys::signal::Signal::iterator().map(nix::sys::signal::Signal::as_str)
+    }
+
     /// Its number.
     pub fn number(self) -> i32 {
         self.0

@@ -62,6 +62,7 @@ fn record(name: &str, leader: u32) -> Record {
         state: Stage::Starting,
         leader,
         supervisor: std::process::id(),
+        owner: 0,
         root: Path::new("/var/lib/machines").join(name),
         os: Some("Debian GNU/Linux 13 (trixie)".to_owned()),
         unit: Some(format!("machine-{name}.scope")),

@@ -27,7 +27,7 @@ pub fn launch(
     tenure: &mut Tenure,
     attachment: &mut Attachment,
     streams: Option<&Streams>,
-    signals: &Signals,
+    signals: &mut Signals,
 ) -> Result<Running> {
     let cgroup = supervisor::make_cgroup(plan)?;
     let payload = cgroup.as_ref().map(|(_, payload)| payload.as_fd());

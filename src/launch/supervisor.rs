@@ -163,6 +163,7 @@ pub(super) fn describe(plan: &LaunchPlan, tenure: &mut Tenure, running: &Running
         },
         leader: running.leader.pid(),
         supervisor: std::process::id(),
+        owner: nix::unistd::getuid().as_raw(),
         root: plan.root.tree.clone(),
         os: plan.root.os.clone(),
         unit: running.unit.clone(),

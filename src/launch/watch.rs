@@ -12,13 +12,14 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::machine::attachment::{Attachment, FromUser};
+use crate::machine::state::Ask;
 use crate::machine::supervise::Signals;
 
 /// What is watched during a launch.
 pub(super) struct Watch<'a> {
     /// Where a request to stop comes from, beside signals.
     pub(super) attachment: &'a mut Attachment,
-    signals: &'a Signals,
+    signals: &'a mut Signals,
     /// Until the leader is known: the leader has an end of the wire too and waits for a word, so that the death of the
     /// outer would be no end of file.
     outer: Option<OwnedFd>,
@@ -40,7 +41,7 @@ impl<'a> Watch<'a> {
     pub(super) fn new(
         outer: &Outer,
         attachment: &'a mut Attachment,
-        signals: &'a Signals,
+        signals: &'a mut Signals,
     ) -> io::Result<Self> {
         let pid = rustix::process::Pid::from_raw(outer.0.as_raw()).ok_or(Errno::ESRCH)?;
         let outer = Some(pidfd_open(pid, PidfdFlags::empty())?);
@@ -62,7 +63,7 @@ impl<'a> Watch<'a> {
             match self.poll(wire).context(|| "cannot wait for the machine's first process")? {
                 None => {}
                 Some(Woken::Word) => return Ok(()),
-                Some(Woken::Signal) => return cannot("it was asked to end"),
+                Some(Woken::Signal) => self.hear_signals().map_or(Ok(()), cannot)?,
                 Some(Woken::OuterEnded) => return cannot("the process that builds its root died"),
                 Some(Woken::Front) => {
                     let asked = self.attachment.hear_front().context(|| "cannot hear the terminal")?;
@@ -72,6 +73,11 @@ impl<'a> Watch<'a> {
                 }
             }
         }
+    }
+
+    /// A reboot is what is being done; anything else is a reason not to go on.
+    fn hear_signals(&mut self) -> Option<&'static str> {
+        self.signals.take().any(|ask| ask != Ask::Reboot).then_some("it was asked to end")
     }
 
     fn poll(&self, wire: BorrowedFd<'_>) -> io::Result<Option<Woken>> {

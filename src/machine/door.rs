@@ -3,16 +3,13 @@
 //! What goes through it is safe against root inside: paths are resolved beneath the root that was opened here
 //! ([`Tree::open_inside`]), and a leader that ends takes nobody else's place.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::process::open_leader;
 use super::record::{Record, Store};
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::Tree;
@@ -36,17 +33,8 @@ impl Door {
     pub fn open(store: &Store, record: &Record) -> Result<Self> {
         let name = &record.name;
         let looked = || format!("cannot look into '{name}'");
-        let leader = i32::try_from(record.leader).ok().and_then(Pid::from_raw).ok_or_else(|| ended(name))?;
-        let pidfd = match pidfd_open(leader, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Err(ended(name)),
-            pidfd => pidfd.context(looked)?,
-        };
-        // The number may have been another process's by the time of the open. The supervisor is the leader's parent: while
-        // it has the record it has not waited for the leader, and the number cannot have been given away.
-        if !is_same(store.read(name).as_ref(), record) || !is_inside(record) {
-            return Err(ended(name));
-        }
-        let root = match Tree::open(&PathBuf::from(format!("/proc/{leader}/root"))) {
+        let pidfd = open_leader(store, record).context(looked)?.ok_or_else(|| ended(name))?;
+        let root = match Tree::open(&PathBuf::from(format!("/proc/{}/root", record.leader))) {
             // A zombie has no root any more.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ended(name)),
             root => root.context(looked)?,
@@ -78,18 +66,4 @@ impl Door {
 
 fn ended(name: &str) -> Error {
     Error::new(Kind::NotFound, format!("machine '{name}' has ended"))
-}
-
-fn is_same(found: Option<&Record>, record: &Record) -> bool {
-    found.is_some_and(|found| (found.supervisor, found.leader) == (record.supervisor, record.leader))
-}
-
-/// Whether the leader's number is a process in the machine's pid namespace.
-fn is_inside(record: &Record) -> bool {
-    let namespace = fs::metadata(format!("/proc/{}/ns/pid", record.leader)).map(|namespace| namespace.ino());
-    match (namespace, record.namespaces.get("pid")) {
-        (Ok(found), Some(known)) => found == *known,
-        (Err(_), Some(_)) => false,
-        (found, None) => found.is_ok(),
-    }
 }

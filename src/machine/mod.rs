@@ -1,14 +1,18 @@
 //! A machine being alive: its name and tree held ([`tenure`]), one boot of it ([`running`]), the loop that serves it
 //! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), what other commands read
-//! about it ([`record`]) and how they get in ([`door`]).
+//! about it ([`record`]), what they wait for ([`watch`]), which of its processes they open ([`process`]) and how they get in
+//! ([`door`]).
 
 pub mod attachment;
 pub mod door;
+mod errand;
+pub mod process;
 pub mod record;
 pub mod running;
 pub mod state;
 pub mod supervise;
 pub mod tenure;
+pub mod watch;
 
 pub use attachment::Attachment;
 pub use door::Door;

@@ -57,6 +57,9 @@ pub struct Record {
     pub leader: u32,
     /// Host pid of the supervisor.
     pub supervisor: u32,
+    /// Uid of who started it, who may act on it beside root. Root's in the records of osier 0.1.0.
+    #[serde(default)]
+    pub owner: u32,
     /// The tree or image that it runs from, absolute.
     pub root: PathBuf,
     /// `PRETTY_NAME` of the tree's os-release, where it has one.
@@ -116,6 +119,11 @@ pub struct Clocks {
 impl Record {
     /// The layout described here. A key may be added; none is renamed, removed or given another type without a new number.
     pub const VERSION: u32 = 1;
+
+    /// Which boot of the machine it tells of: two records of one boot have the same.
+    pub fn boot(&self) -> (u32, u32) {
+        (self.supervisor, self.leader)
+    }
 }
 
 /// The directory of records.
@@ -134,6 +142,11 @@ impl Store {
     /// The records in `directory`; [`DIRECTORY`] but in tests.
     pub fn at(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into() }
+    }
+
+    /// Where they are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Takes `name` for a machine of this process. Atomic: of two at once one gets it.
@@ -482,6 +495,7 @@ mod tests {
             state: Stage::Running,
             leader,
             supervisor: std::process::id(),
+            owner: 0,
             root: PathBuf::from("/var/lib/machines/web"),
             os: None,
             unit: None,

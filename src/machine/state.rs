@@ -28,9 +28,9 @@ pub enum State {
 pub enum Ask {
     /// An orderly end; asked again, an immediate one.
     Stop,
-    /// An orderly end that powers off (`^]^]p`).
+    /// An orderly end that powers off (`^]^]p`, `osier poweroff`).
     PowerOff,
-    /// A reboot (`^]^]r`).
+    /// A reboot (`^]^]r`, `osier reboot`).
     Reboot,
     /// An immediate end (`^]^]^]`).
     Kill,
@@ -41,9 +41,9 @@ pub enum Ask {
 pub enum Act {
     /// Send the signal that asks the init for its shutdown.
     Shutdown,
-    /// Send the signal for powering off, SIGRTMIN+4.
+    /// Send the signal for powering off.
     PowerOff,
-    /// Send the signal for rebooting, SIGRTMIN+5.
+    /// Send the signal for rebooting.
     Reboot,
     /// Kill the leader, and with it its pid namespace.
     Kill,

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -11,21 +12,32 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::attachment::{Attachment, FromUser};
+use super::errand::Errand;
 use super::record::Stage;
-use super::running::{Leader, Running};
+use super::running::Running;
 use super::state::{Act, Ask, State};
 use super::tenure::Tenure;
 use crate::bus;
 use crate::console::Request;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::notify::{self, Message};
 use crate::signal::Signal;
 use crate::spec::Ready;
 
-/// So many milliseconds without an event, and the next one is not expected soon.
-const QUIET: u16 = 1000;
+/// So long without an event, and the next one is not expected soon.
+const QUIET: Duration = Duration::from_secs(1);
 
-/// The signals that ask the supervisor to end its machine.
+/// Which of [`systemds`] asks to power off.
+const POWER_OFF: i32 = 4;
+/// Which of them asks to reboot.
+const REBOOT: i32 = 5;
+
+/// The signals that systemd takes for requests, and osier's supervisor too: `SIGRTMIN` and so much.
+fn systemds(offset: i32) -> i32 {
+    Signal::realtime(offset).number()
+}
+
+/// The signals that ask the supervisor for the end of its machine, or for a reboot.
 pub struct Signals(SignalDelivery<UnixStream, SignalOnly>);
 
 impl Signals {
@@ -35,13 +47,17 @@ impl Signals {
     /// What socketpair(2) and sigaction(2) give.
     pub fn catch() -> io::Result<Self> {
         let (read_end, write_end) = UnixStream::pair()?;
-        let asked = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
+        let asked = [SIGTERM, SIGINT, SIGHUP, SIGQUIT].into_iter().chain([POWER_OFF, REBOOT].map(systemds));
         Ok(Self(SignalDelivery::with_pipe(read_end, write_end, SignalOnly, asked)?))
     }
 
-    /// How many have come since the last time; the socket is emptied.
-    fn take(&mut self) -> usize {
-        self.0.pending().count()
+    /// What they have asked for since the last time; the socket is emptied.
+    pub fn take(&mut self) -> impl Iterator<Item = Ask> {
+        self.0.pending().map(|signal| match signal {
+            signal if signal == systemds(POWER_OFF) => Ask::PowerOff,
+            signal if signal == systemds(REBOOT) => Ask::Reboot,
+            _ => Ask::Stop,
+        })
     }
 
     /// Readable when one has come.
@@ -55,6 +71,10 @@ impl Signals {
 pub struct Manner {
     /// What asks its first process to shut down.
     pub kill_signal: Signal,
+    /// What asks it to power off.
+    pub power_off: Signal,
+    /// What asks it to reboot.
+    pub reboot: Signal,
     /// When the service manager is told READY=1.
     pub ready: Ready,
     /// When it is said to run, no longer to start.
@@ -78,10 +98,13 @@ pub fn supervise(
         tell("READY=1\nSTATUS=The machine runs.");
     }
     let mut weight = Weight::Grown;
+    let mut errand = Errand::default();
     loop {
+        let patience = errand.patience().or((weight == Weight::Grown).then_some(QUIET));
         let ready =
-            wait(running, tenure, attachment, signals, weight).context(|| "cannot wait for the machine")?;
-        weight = if ready.quiet {
+            wait(running, tenure, attachment, signals, patience).context(|| "cannot wait for the machine")?;
+        errand.proceed(&running.leader)?;
+        weight = if ready.quiet && errand.patience().is_none() {
             // Memory is worth an attempt, not a machine.
             let _ = crate::sys::slim();
             Weight::Slim
@@ -90,7 +113,7 @@ pub fn supervise(
         };
         for ask in asks(tenure, attachment, signals)? {
             let (next, act) = state.asked(ask);
-            perform(act, &running.leader, manner)?;
+            perform(act, running, &mut errand, manner)?;
             state = next;
         }
         match ready.notified.then(|| hear_init(running)).flatten() {
@@ -138,7 +161,7 @@ fn wait(
     tenure: &Tenure,
     attachment: &Attachment,
     signals: &Signals,
-    weight: Weight,
+    patience: Option<Duration>,
 ) -> io::Result<Found> {
     let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
     let notify = running.notify.as_ref().map(AsFd::as_fd);
@@ -146,7 +169,7 @@ fn wait(
     fds.extend(notify.map(input));
     fds.extend(tenure.bus_fd().map(input));
     fds.extend(attachment.interest());
-    let patience = if weight == Weight::Grown { PollTimeout::from(QUIET) } else { PollTimeout::NONE };
+    let patience = patience.map_or(PollTimeout::NONE, in_milliseconds);
     let quiet = match poll(&mut fds, patience) {
         Ok(found) => found == 0,
         Err(Errno::EINTR) => false,
@@ -156,9 +179,14 @@ fn wait(
     Ok(Found { ended: is_ready(&fds[0]), notified: notify.is_some() && is_ready(&fds[2]), quiet })
 }
 
+/// Rounded up: a poll that ends before the time would be repeated until it is over.
+fn in_milliseconds(patience: Duration) -> PollTimeout {
+    PollTimeout::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+}
+
 /// Everything that was asked for, by signal, by the user, by PID 1.
 fn asks(tenure: &mut Tenure, attachment: &mut Attachment, signals: &mut Signals) -> Result<Vec<Ask>> {
-    let mut asks = vec![Ask::Stop; signals.take()];
+    let mut asks: Vec<_> = signals.take().collect();
     while let Some(asked) = attachment.turn().context(|| "cannot serve the console")? {
         asks.push(match asked {
             FromUser::Stop => Ask::Stop,
@@ -183,23 +211,18 @@ fn asks(tenure: &mut Tenure, attachment: &mut Attachment, signals: &mut Signals)
     Ok(asks)
 }
 
-fn perform(act: Act, leader: &Leader, manner: Manner) -> Result<()> {
+fn perform(act: Act, running: &Running, errand: &mut Errand, manner: Manner) -> Result<()> {
     let signal = match act {
         Act::Nothing => return Ok(()),
         Act::Shutdown => manner.kill_signal,
-        // man 1 systemd, Signals
-        Act::PowerOff => Signal::realtime(4),
-        Act::Reboot => Signal::realtime(5),
+        Act::PowerOff => manner.power_off,
+        Act::Reboot => manner.reboot,
         Act::Kill => Signal::KILL,
     };
     if act != Act::Reboot {
         tell("STOPPING=1\nSTATUS=The machine shuts down.");
     }
-    match leader.signal(signal) {
-        // It ended meanwhile, which is what was asked.
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        result => result.map_err(|error| Error::io(format!("cannot send {signal} to the machine"), &error)),
-    }
+    errand.send(running, signal)
 }
 
 /// What the payload's init said.

@@ -17,6 +17,7 @@ use crate::machine::{Attachment, Manner, Signals, Tenure, supervise};
 use crate::mount::table;
 use crate::plan::{CgroupPlan, LaunchPlan};
 use crate::settings::Settings;
+use crate::signal::Signal;
 use crate::spec::{Facts, MachineSpec};
 use crate::sys::{Forked, fork};
 
@@ -103,9 +104,9 @@ fn supervise_to_end(
     let mut tenure = Tenure::take(&plan, &Store::default())?;
     let (mut attachment, mut streams) =
         Attachment::open(plan.console, front).context(|| "cannot attach the console")?;
-    let manner = Manner { kill_signal: plan.kill_signal, ready: plan.ready, up: plan.up };
+    let manner = manner(&plan);
     let ended = loop {
-        let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &signals)?;
+        let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &mut signals)?;
         announce(spec, quiet, "runs; ^] three times within a second ends it");
         let reboots = matches!(plan.cgroup, CgroupPlan::Keep { .. });
         if !can_reboot(&plan) {
@@ -124,6 +125,15 @@ fn supervise_to_end(
     tenure.close()?;
     announce(spec, quiet, "has ended");
     Ok(ended.code())
+}
+
+/// A command that runs as PID 1 knows no way to shut down but its end.
+fn manner(plan: &LaunchPlan) -> Manner {
+    let is_init = plan.verb == "boot";
+    // man 1 systemd, Signals
+    let [power_off, reboot] =
+        [4, 5].map(|offset| if is_init { Signal::realtime(offset) } else { plan.kill_signal });
+    Manner { kill_signal: plan.kill_signal, power_off, reboot, ready: plan.ready, up: plan.up }
 }
 
 /// Only an init can be booted again; what follows a command that calls reboot(2) is the caller's business.

@@ -5,9 +5,12 @@ mod attended;
 pub mod boot;
 pub mod check;
 pub mod completions;
+pub mod freeze;
 pub mod image;
+pub mod kill;
 mod lifetime;
 pub mod list;
+mod may;
 pub mod run;
 mod said;
 mod schema;
@@ -17,6 +20,8 @@ pub mod status;
 pub mod stop;
 mod subject;
 mod table;
+mod target;
+pub mod wait;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -44,7 +49,13 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::Status(options) => status::execute(options, &Store::default()),
         Verb::Show(options) => show::execute(options, &Store::default()),
         Verb::Shell(options) => return shell::execute(options, &Store::default()),
+        Verb::Poweroff(options) => stop::poweroff(options, &Store::default()),
+        Verb::Reboot(options) => stop::reboot(options, &Store::default()),
         Verb::Terminate(options) => stop::terminate(options, &Store::default()),
+        Verb::Kill(options) => kill::execute(options, &Store::default()),
+        Verb::Freeze(options) => freeze::freeze(options, &Store::default()),
+        Verb::Thaw(options) => freeze::thaw(options, &Store::default()),
+        Verb::Wait(options) => wait::execute(options, &Store::default()),
         Verb::Check(options) => return check::execute(options),
         Verb::Image(options) => image::execute(options),
         Verb::Completions(options) => completions::execute(options),

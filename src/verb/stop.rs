@@ -1,116 +1,260 @@
-//! The verbs that end machines: `terminate`.
+//! The verbs that end machines: `poweroff`, `reboot`, `terminate`.
+//!
+//! A shutdown is the supervisor's business: it knows what the machine's init takes for a request, and what is to become of
+//! the machine afterwards. It is asked with the signals that systemd takes for the same (man 1 systemd, SIGRTMIN+4 and +5).
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal as KernelSignal, pidfd_send_signal};
 
-use super::{machined_knows, unknown};
+use super::may::{Way, refused, way};
+use super::target::{Target, await_end, deadline, find_all, listed, quoted, watch};
 use crate::bus::machined;
-use crate::cli::Terminate;
-use crate::error::{Error, Kind, Result};
+use crate::cgroup::PAYLOAD;
+use crate::cgroup::freezer::{Freezer, Motion};
+use crate::cli::{Shutdown, Terminate};
+use crate::error::{Context, Error, Kind, Result};
+use crate::machine::process::{open_leader, open_supervisor};
 use crate::machine::record::{Record, Store};
+use crate::machine::watch::Outcome;
+use crate::signal::Signal;
+use crate::sys;
 
-/// How long a supervisor has to clean up after a machine's end.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often is looked whether it has.
-const PACE: Duration = Duration::from_millis(5);
+/// How long a shutdown may take: as long as systemd gives a unit to stop (man 5 systemd-system.conf).
+const SHUTDOWN: Duration = Duration::from_secs(90);
+/// How long a supervisor may take to clean up after a machine's end.
+const CLEANUP: Duration = Duration::from_secs(10);
 
-/// What a name stands for.
-enum Target {
-    /// A machine of osier's.
-    Own(Box<Record>),
-    /// One that only machined knows.
-    Machined(String),
+/// Machines and how to get at each, when that is allowed for all of them.
+fn allowed(store: &Store, names: &[String], action: &str) -> Result<(Vec<Target>, Vec<Way>)> {
+    let targets = find_all(store, names)?;
+    let ways: Result<Vec<_>> = targets.iter().map(|target| way(target, action)).collect();
+    Ok((targets, ways?))
+}
+
+/// Shuts machines down and waits until they have ended.
+///
+/// # Errors
+/// When a machine is not there, may not be shut down, or has not ended in time; then it goes on with its shutdown.
+pub fn poweroff(options: &Shutdown, store: &Store) -> Result<()> {
+    const ACTION: &str = "power off";
+    let deadline = deadline(options.timeout.as_deref(), Some(SHUTDOWN))?;
+    let (targets, ways) = allowed(store, &options.names, ACTION)?;
+    let watch = watch(store, &targets)?;
+    let asked = ask_all(store, targets, &ways, Request::PowerOff);
+    if options.no_wait {
+        return asked.verdict;
+    }
+    let left = await_end(store, &asked.done, watch, deadline, || Ok(()))?;
+    asked.verdict?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Failed, format!("cannot power off {}", quoted(&left)))
+        .because("still running when the time was over; the shutdown goes on")
+        .hint(format!("`osier terminate {}` ends it at once", listed(&left))))
+}
+
+/// Has machines boot again and waits until they do.
+///
+/// # Errors
+/// When a machine is not there, may not be rebooted, has no init, ends instead, or has not booted in time.
+pub fn reboot(options: &Shutdown, store: &Store) -> Result<()> {
+    const ACTION: &str = "reboot";
+    let deadline = deadline(options.timeout.as_deref(), Some(SHUTDOWN))?;
+    let (targets, ways) = allowed(store, &options.names, ACTION)?;
+    for target in &targets {
+        if let Target::Own(record) = target
+            && record.verb != "boot"
+        {
+            return Err(Error::new(Kind::Unsupported, format!("cannot reboot '{}'", record.name))
+                .because("it runs one command and has no init")
+                .hint(format!("`osier terminate {}` ends it", record.name)));
+        }
+    }
+    let watch = watch(store, &targets)?;
+    let asked = ask_all(store, targets, &ways, Request::Reboot);
+    if options.no_wait {
+        return asked.verdict;
+    }
+    let mut ended = Vec::new();
+    let mut outcome = Outcome::Came;
+    if let Some(mut watch) = watch {
+        outcome = watch.until(deadline, || {
+            let next = |record: &Record| after(store, record);
+            let own = asked.done.iter().filter_map(|target| Some((target, next(target.own()?))));
+            let own: Vec<_> = own.collect();
+            ended = own.iter().filter(|(_, next)| *next == After::Ended).map(|(target, _)| *target).collect();
+            Ok(own.iter().all(|(_, next)| *next != After::Pending))
+        })?;
+    }
+    asked.verdict?;
+    if !ended.is_empty() {
+        return Err(Error::new(Kind::Failed, format!("cannot reboot {}", quoted(&ended)))
+            .because("it has ended and does not boot again"));
+    }
+    if outcome == Outcome::TimedOut {
+        let late: Vec<_> = asked
+            .done
+            .iter()
+            .filter(|target| target.own().is_some_and(|record| after(store, record) == After::Pending))
+            .collect();
+        return Err(Error::new(Kind::Failed, format!("cannot reboot {}", quoted(&late)))
+            .because("not booted again when the time was over; the shutdown goes on"));
+    }
+    Ok(())
+}
+
+/// What a machine that was asked to reboot has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Nothing yet.
+    Pending,
+    /// It has booted again.
+    Booted,
+    /// It is gone.
+    Ended,
+}
+
+fn after(store: &Store, record: &Record) -> After {
+    match store.read(&record.name) {
+        Some(found) if found.boot() == record.boot() => After::Pending,
+        Some(_) => After::Booted,
+        // Its unit boots it again, with another supervisor.
+        None if record.unit.as_ref().is_some_and(|unit| unit.ends_with(".service")) => After::Pending,
+        None => After::Ended,
+    }
+}
+
+/// What a supervisor is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    PowerOff,
+    Reboot,
+}
+
+impl Request {
+    fn action(self) -> &'static str {
+        match self {
+            Self::PowerOff => "power off",
+            Self::Reboot => "reboot",
+        }
+    }
+
+    fn to_supervisor(self) -> Signal {
+        match self {
+            Self::PowerOff => Signal::realtime(4),
+            Self::Reboot => Signal::realtime(5),
+        }
+    }
+
+    /// As machinectl does it, whose signals are for systemd and for sysvinit.
+    fn to_leader(self) -> i32 {
+        match self {
+            Self::PowerOff => Signal::realtime(4).number(),
+            Self::Reboot => libc::SIGINT,
+        }
+    }
+}
+
+/// The machines of which it worked, and the first error of the others.
+struct Asked {
+    done: Vec<Target>,
+    verdict: Result<()>,
+}
+
+/// Asks all of them, whatever becomes of one.
+fn ask_all(store: &Store, targets: Vec<Target>, ways: &[Way], request: Request) -> Asked {
+    let mut asked = Asked { done: Vec::new(), verdict: Ok(()) };
+    for (target, way) in targets.into_iter().zip(ways) {
+        match ask(store, &target, *way, request) {
+            Ok(()) => asked.done.push(target),
+            Err(error) => asked.verdict = asked.verdict.and(Err(error)),
+        }
+    }
+    asked
+}
+
+fn ask(store: &Store, target: &Target, way: Way, request: Request) -> Result<()> {
+    let action = request.action();
+    let (Target::Own(record), Way::Direct) = (target, way) else {
+        return machined::kill(target.name(), machined::Whom::Leader, request.to_leader())
+            .map_err(|error| refused(target.name(), action, &error));
+    };
+    let what = || format!("cannot {action} '{}'", record.name);
+    let Some(supervisor) = open_supervisor(store, record).context(what)? else { return Ok(()) };
+    let frozen = record.cgroup.as_ref().map(|cgroup| Freezer::of(&cgroup.join(PAYLOAD)).asked());
+    if matches!(frozen, Some(Ok(Motion::Frozen))) {
+        eprintln!("osier: '{}' was frozen and is thawed to shut down", record.name);
+    }
+    match sys::pidfd_send_realtime(supervisor.as_fd(), request.to_supervisor().number()) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        result => result.context(what),
+    }
 }
 
 /// Ends machines at once: SIGKILL to each leader, with which the kernel kills all in its pid namespace, then waits until
 /// nothing is left of them. All machines named have to be there, or none is ended. What osier did not boot, machined ends.
 ///
 /// # Errors
-/// When a machine is not there, cannot be killed, or its supervisor does not clean up in time.
+/// When a machine is not there, may not or cannot be killed, or its supervisor does not clean up in time.
 pub fn terminate(options: &Terminate, store: &Store) -> Result<()> {
-    let targets: Result<Vec<_>> = options.names.iter().map(|name| find(store, name)).collect();
-    let targets = targets?;
-    for target in &targets {
-        match target {
-            Target::Own(record) => kill(store, record)?,
-            Target::Machined(name) => {
-                machined::terminate(name).map_err(|error| failed(name).because(error))?
+    let deadline = deadline(options.timeout.as_deref(), Some(CLEANUP))?;
+    let (targets, ways) = allowed(store, &options.names, "terminate")?;
+    let watch = watch(store, &targets)?;
+    let mut direct = Vec::new();
+    let mut verdict = Ok(());
+    for (target, way) in targets.iter().zip(ways) {
+        match (target, way) {
+            (Target::Own(record), Way::Direct) => direct.push(Execution { record, killed: None }),
+            _ => {
+                let asked = machined::terminate(target.name());
+                verdict = verdict.and(asked.map_err(|error| refused(target.name(), "terminate", &error)));
             }
         }
     }
-    let deadline = Instant::now() + PATIENCE;
-    targets.iter().try_for_each(|target| wait(store, target, deadline))
-}
-
-fn find(store: &Store, name: &str) -> Result<Target> {
-    match store.read(name) {
-        Some(record) => Ok(Target::Own(Box::new(record))),
-        None if machined_knows(name) => Ok(Target::Machined(name.to_owned())),
-        None => Err(unknown(store, name)),
-    }
-}
-
-fn failed(name: &str) -> Error {
-    Error::new(Kind::Failed, format!("cannot terminate '{name}'"))
-}
-
-fn kill(store: &Store, record: &Record) -> Result<()> {
-    let refused = |errno: Errno| Error::io(format!("cannot terminate '{}'", record.name), &errno.into());
-    let leader = i32::try_from(record.leader).ok().and_then(Pid::from_raw);
-    let leader = leader.ok_or_else(|| refused(Errno::SRCH))?;
-    let pidfd = match pidfd_open(leader, PidfdFlags::empty()) {
-        Err(Errno::SRCH) => return Ok(()),
-        pidfd => pidfd.map_err(refused)?,
-    };
-    // The number may have been another process's by the time of the open. The supervisor is the leader's parent: while it
-    // has the record it has not waited for the leader, and the number cannot have been given away.
-    if !same(store.read(&record.name).as_ref(), record) || !is_in(record) {
+    let left = await_end(store, &targets, watch, deadline, || {
+        let killed: Vec<_> = direct.iter_mut().map(|execution| execution.proceed(store)).collect();
+        killed.into_iter().chain([verdict.clone()]).collect()
+    })?;
+    verdict?;
+    if left.is_empty() {
         return Ok(());
     }
-    match pidfd_send_signal(&pidfd, Signal::KILL) {
-        Err(Errno::SRCH) => Ok(()),
-        sent => sent.map_err(refused),
-    }
-}
-
-/// Whether the leader's number is a process in the machine's pid namespace.
-fn is_in(record: &Record) -> bool {
-    let namespace = fs::metadata(format!("/proc/{}/ns/pid", record.leader)).map(|namespace| namespace.ino());
-    match (namespace, record.namespaces.get("pid")) {
-        (Ok(found), Some(known)) => found == *known,
-        // A zombie has no namespaces any more: nothing to kill.
-        (Err(_), _) => false,
-        (Ok(_), None) => true,
-    }
-}
-
-fn same(found: Option<&Record>, record: &Record) -> bool {
-    found.is_some_and(|found| (found.supervisor, found.leader) == (record.supervisor, record.leader))
-}
-
-fn wait(store: &Store, target: &Target, deadline: Instant) -> Result<()> {
-    let (name, who) = match target {
-        Target::Own(record) => (&record.name, format!("its supervisor, process {},", record.supervisor)),
-        Target::Machined(name) => (name, "systemd-machined".to_owned()),
+    let who = |target: &&Target| match target.own() {
+        Some(record) => format!("its supervisor, process {}", record.supervisor),
+        None => "systemd-machined".to_owned(),
     };
-    while is_there(store, target) {
-        if Instant::now() >= deadline {
-            let cause = format!("{who} has not cleaned up within {} s", PATIENCE.as_secs());
-            return Err(failed(name).because(cause));
-        }
-        thread::sleep(PACE);
-    }
-    Ok(())
+    let who: Vec<_> = left.iter().map(who).collect();
+    Err(Error::new(Kind::Failed, format!("cannot terminate {}", quoted(&left)))
+        .because(format!("not cleaned up in time by {}", who.join(", "))))
 }
 
-fn is_there(store: &Store, target: &Target) -> bool {
-    match target {
-        Target::Own(record) => same(store.read(&record.name).as_ref(), record),
-        Target::Machined(name) => machined_knows(name),
+/// A machine that is being ended, in whichever boot.
+struct Execution<'t> {
+    record: &'t Record,
+    /// The boot that was killed.
+    killed: Option<(u32, u32)>,
+}
+
+impl Execution<'_> {
+    /// Kills the boot that there is now: a machine that reboots at this moment has a leader that is none any more, and then
+    /// another.
+    fn proceed(&mut self, store: &Store) -> Result<()> {
+        let Some(now) = store.read(&self.record.name) else { return Ok(()) };
+        if now.supervisor != self.record.supervisor || self.killed == Some(now.boot()) {
+            return Ok(());
+        }
+        let what = || format!("cannot terminate '{}'", now.name);
+        if let Some(leader) = open_leader(store, &now).context(what)? {
+            match pidfd_send_signal(&leader, KernelSignal::KILL) {
+                Err(Errno::SRCH) => {}
+                sent => sent.context(what)?,
+            }
+        }
+        self.killed = Some(now.boot());
+        Ok(())
     }
 }
