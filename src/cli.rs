@@ -16,8 +16,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::Shell;
-pub use show::{Check, List, Show, Status};
 pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
+pub use show::{Check, List, Show, Sort, Status, Top};
 
 /// Boots OS trees as machines, with their own init, namespaces, cgroup and clocks
 #[derive(Debug, Parser)]
@@ -48,6 +48,8 @@ pub enum Verb {
     Poweroff(Shutdown),
     /// Shut machines down and boot them again, and wait until they do
     Reboot(Shutdown),
+    /// Show what the machines use, again and again
+    Top(Top),
     /// End machines at once, without a shutdown
     Terminate(Terminate),
     /// Send a signal to the processes of machines

@@ -562,7 +562,7 @@ fn verbs() {
     let mut leader = Leader::start();
     let mut registrar = Registrar::start().expect("a registrar");
     let unit = open(&mut registrar, &machine(&name, &leader), &leader);
-    let listed = machined::list().expect("machines");
+    let listed = machined::list(&|_| true).expect("machines");
     let found = listed.iter().find(|machine| machine.name == name).expect("the machine");
     assert_eq!(found.leader, leader.child.id());
     assert_eq!(found.unit, unit.name);

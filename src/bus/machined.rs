@@ -148,16 +148,17 @@ pub(super) fn unregister(bus: &Connection, name: &str, leader: u32) -> Result<()
     }
 }
 
-/// All machines, `.host` among them.
+/// All machines whose names are `wanted`; `.host` is among what is asked for. Each that is wanted costs a question of its
+/// own.
 ///
 /// # Errors
 /// [`BusError::NoBus`], [`BusError::NoMachined`], and what machined says.
-pub fn list() -> Result<Vec<Machine>, BusError> {
+pub fn list(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Machine>, BusError> {
     let bus = open()?;
     let answer = call(&bus, MANAGER, "ListMachines", &()).map_err(no_machined)?;
     let entries: Vec<(String, String, String, OwnedObjectPath)> = arguments(&answer, "ListMachines")?;
     let mut machines = Vec::new();
-    for (_, _, _, path) in entries {
+    for (_, _, _, path) in entries.into_iter().filter(|(name, ..)| wanted(name)) {
         // One that ended since the list was made is left out.
         machines.extend(read(&bus, &path)?);
     }

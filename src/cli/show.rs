@@ -1,6 +1,6 @@
 //! The command lines of the verbs that read.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// `osier list`.
 #[derive(Debug, Args)]
@@ -39,6 +39,46 @@ pub struct Show {
     /// Print JSON: an object for each machine
     #[arg(long, conflicts_with_all = ["value", "property"])]
     pub json: bool,
+}
+
+/// `osier top`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Keys: c, m, t, i, n, u order by cpu, memory, tasks, io, name, uptime; space looks now; q quits"
+)]
+pub struct Top {
+    /// How long from one snapshot to the next [default: 1s]
+    #[arg(short, long, value_name = "DURATION")]
+    pub delay: Option<String>,
+    /// End after so many snapshots
+    #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub iterations: Option<u64>,
+    /// Order, the greatest first [default: cpu]
+    #[arg(long, value_name = "KEY", value_enum, default_value = "cpu", hide_default_value = true)]
+    pub sort: Sort,
+    /// Print one snapshot after the other, without a screen [default: where standard output is no terminal]
+    #[arg(short, long)]
+    pub batch: bool,
+    /// Print JSON: an array of objects on a line for each snapshot
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `osier top` orders by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// CPU time.
+    Cpu,
+    /// Memory.
+    Memory,
+    /// Processes and threads.
+    Tasks,
+    /// What is read and written.
+    Io,
+    /// The machine's name.
+    Name,
+    /// How long it has run.
+    Uptime,
 }
 
 /// `osier check`.

@@ -13,6 +13,7 @@ pub mod front;
 pub mod pty;
 mod queue;
 pub mod relay;
+pub mod screen;
 mod stream;
 pub mod terminal;
 

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use super::schema::{self, Listed};
+use super::subject::{self, Subject};
 use super::{age, image_os, json, print, table};
-use crate::bus::{self, machined::Machine};
 use crate::cli::List;
 use crate::error::Result;
-use crate::machine::record::{Record, Store};
+use crate::machine::record::Store;
 use crate::net::addresses;
 
 /// Prints the list.
@@ -15,52 +15,38 @@ use crate::net::addresses;
 /// # Errors
 /// When records cannot be read or standard output cannot be written to.
 pub fn execute(options: &List, store: &Store) -> Result<()> {
-    let mut rows: Vec<Listed> = store.list()?.into_iter().map(row).collect();
-    rows.extend(others(&rows));
-    rows.sort_by(|one, other| one.name.cmp(&other.name));
+    let rows: Vec<Listed> = subject::all(store)?.into_iter().map(row).collect();
     if options.json {
         return print(&json(&rows)?);
     }
     print(&text(&rows, options.no_legend))
 }
 
-fn row(record: Record) -> Listed {
-    Listed {
-        // A machine may end while it is listed: no addresses then.
-        addresses: addresses::read(record.leader).unwrap_or_default(),
-        version: schema::VERSION,
-        name: record.name,
-        class: record.class,
-        state: record.state.to_string(),
-        service: super::SERVICE.to_owned(),
-        os: record.os,
-        started: record.started,
-        leader: record.leader,
-    }
-}
-
-/// The machines that machined knows and osier did not boot. A bus that does not answer hides them, not osier's own.
-fn others(own: &[Listed]) -> Vec<Listed> {
-    if !bus::available() {
-        return Vec::new();
-    }
-    let known = bus::machined::list().unwrap_or_default().into_iter();
-    // `.host` is the host itself.
-    let known = known.filter(|machine| !machine.name.starts_with('.'));
-    known.filter(|machine| own.iter().all(|row| row.name != machine.name)).map(other).collect()
-}
-
-fn other(machine: Machine) -> Listed {
-    Listed {
-        addresses: addresses::read(machine.leader).unwrap_or_default(),
-        version: schema::VERSION,
-        name: machine.name,
-        state: machine.state,
-        class: machine.class,
-        service: machine.service,
-        os: machine.root.as_deref().and_then(image_os),
-        started: machine.started,
-        leader: machine.leader,
+fn row(subject: Subject) -> Listed {
+    match subject {
+        Subject::Own(record) => Listed {
+            // A machine may end while it is listed: no addresses then.
+            addresses: addresses::read(record.leader).unwrap_or_default(),
+            version: schema::VERSION,
+            name: record.name,
+            class: record.class,
+            service: super::SERVICE.to_owned(),
+            state: record.state.to_string(),
+            os: record.os,
+            started: record.started,
+            leader: record.leader,
+        },
+        Subject::Others(machine) => Listed {
+            addresses: addresses::read(machine.leader).unwrap_or_default(),
+            version: schema::VERSION,
+            name: machine.name,
+            class: machine.class,
+            service: machine.service,
+            state: machine.state,
+            os: machine.root.as_deref().and_then(image_os),
+            started: machine.started,
+            leader: machine.leader,
+        },
     }
 }
 

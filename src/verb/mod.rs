@@ -22,6 +22,7 @@ mod subject;
 mod table;
 mod target;
 pub mod wait;
+pub mod top;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -51,6 +52,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::Shell(options) => return shell::execute(options, &Store::default()),
         Verb::Poweroff(options) => stop::poweroff(options, &Store::default()),
         Verb::Reboot(options) => stop::reboot(options, &Store::default()),
+        Verb::Top(options) => return top::execute(options, &Store::default()),
         Verb::Terminate(options) => stop::terminate(options, &Store::default()),
         Verb::Kill(options) => kill::execute(options, &Store::default()),
         Verb::Freeze(options) => freeze::freeze(options, &Store::default()),
@@ -77,12 +79,25 @@ pub fn exit_code(verb: &Verb, kind: Kind) -> u8 {
 
 /// Writes to standard output. A reader that has seen enough (`osier list | head -1`) is no failure.
 fn print(text: &str) -> Result<()> {
+    try_print(text).map(drop)
+}
+
+/// Who reads standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// Somebody, as far as is known.
+    There,
+    /// Nobody any more.
+    Gone,
+}
+
+/// As [`print`], for a verb that has more to say.
+fn try_print(text: &str) -> Result<Reader> {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::io("cannot write to standard output", &error))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Error::io("cannot write to standard output", &error)),
+        Ok(()) => Ok(Reader::There),
     }
 }
 

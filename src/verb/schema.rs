@@ -146,6 +146,36 @@ pub(super) struct Live {
     pub(super) processes: Option<Node>,
 }
 
+/// What a machine uses; `osier top --json` prints an array of these for each snapshot.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Busy {
+    /// The version of these keys: 1.
+    pub(super) version: u32,
+    /// The machine's name.
+    pub(super) name: String,
+    /// What registered it, as machined names it: `osier`, `systemd-nspawn`…
+    pub(super) service: String,
+    /// Where it is in its life, as `osier show` has it.
+    pub(super) state: String,
+    /// CPU time since the last snapshot, percent of one processor.
+    pub(super) cpu_percent: Option<f64>,
+    /// Memory now, bytes.
+    pub(super) memory: Option<u64>,
+    /// The limit of that, bytes.
+    pub(super) memory_max: Option<u64>,
+    /// Processes and threads.
+    pub(super) tasks: Option<u64>,
+    /// The limit of those.
+    pub(super) tasks_max: Option<u64>,
+    /// Read from block devices since the last snapshot, bytes in a second.
+    pub(super) io_read_rate: Option<u64>,
+    /// Written to block devices since the last snapshot, bytes in a second.
+    pub(super) io_write_rate: Option<u64>,
+    /// How long it has run, as the host sees it, microseconds.
+    pub(super) uptime_usec: u64,
+}
+
 /// One thing that a host can have; `osier check --json` prints an array of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -200,7 +200,7 @@ fn process(pid: u64) -> String {
 }
 
 /// Binary units with one decimal, as systemd prints them: `33.1M`.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = [("T", 40), ("G", 30), ("M", 20), ("K", 10)];
     match units.iter().find(|(_, bits)| bytes >> bits > 0) {
         Some((name, bits)) => {

@@ -1,5 +1,6 @@
 //! The machine that a name stands for, as the reading verbs see it: one of osier's, or one that only machined knows.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,24 @@ pub(super) fn find(store: &Store, names: &[String]) -> Result<Vec<Subject>> {
     names.iter().map(|name| find_one(store, name)).collect()
 }
 
+/// All machines that run, by name; what registered itself as the host is none. A bus that does not answer hides the others,
+/// not osier's own.
+///
+/// # Errors
+/// When records cannot be read.
+pub(super) fn all(store: &Store) -> Result<Vec<Subject>> {
+    let mut all: Vec<_> = store.list()?.into_iter().map(|record| Subject::Own(Box::new(record))).collect();
+    if bus::available() {
+        let own: HashSet<_> = all.iter().map(|subject| subject.name().to_owned()).collect();
+        // `.host` is the host itself.
+        let wanted = |name: &str| !name.starts_with('.') && !own.contains(name);
+        let others = bus::machined::list(&wanted).unwrap_or_default();
+        all.extend(others.into_iter().map(|machine| Subject::Others(Box::new(machine))));
+        all.sort_by(|one, other| one.name().cmp(other.name()));
+    }
+    Ok(all)
+}
+
 fn find_one(store: &Store, name: &str) -> Result<Subject> {
     if let Some(record) = store.read(name) {
         return Ok(Subject::Own(Box::new(record)));
@@ -33,6 +52,14 @@ fn find_one(store: &Store, name: &str) -> Result<Subject> {
 }
 
 impl Subject {
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Own(record) => &record.name,
+            Self::Others(machine) => &machine.name,
+        }
+    }
+
     /// All that `osier show --json` prints.
     pub(super) fn shown(&self) -> schema::Shown {
         match self {
@@ -91,7 +118,7 @@ fn link(index: i32) -> Option<String> {
 }
 
 /// The directory of the machine's unit: the leader's own or one above it, as deep as the unit's name stands.
-fn cgroup(machine: &Machine) -> Option<PathBuf> {
+pub(super) fn cgroup(machine: &Machine) -> Option<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{}/cgroup", machine.leader)).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let unit = Path::new(path).ancestors().find(|above| above.ends_with(&machine.unit));

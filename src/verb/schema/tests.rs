@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::{Finding, Listed, Live, Others, Own};
+use super::{Busy, Finding, Listed, Live, Others, Own};
 
 const BEGIN: &str = ".\\\" Written by src/verb/schema/tests.rs from the types: change it there.\n";
 const END: &str = ".\\\" End of what src/verb/schema/tests.rs writes.\n";
@@ -31,6 +31,7 @@ fn sections() -> Vec<(&'static str, &'static str, Value)> {
             "An object for each machine: what \\fBosier show\\fR prints of it, and these keys.",
             of::<Live>(),
         ),
+        ("osier top", "For each snapshot a line with an array of objects.", of::<Busy>()),
         ("osier check", "An array of objects.", of::<Finding>()),
     ]
 }
