@@ -16,8 +16,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::Shell;
-pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
 pub use show::{Check, List, Show, Sort, Status, Top};
+pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
 
 /// Boots OS trees as machines, with their own init, namespaces, cgroup and clocks
 #[derive(Debug, Parser)]

@@ -21,8 +21,8 @@ pub mod stop;
 mod subject;
 mod table;
 mod target;
-pub mod wait;
 pub mod top;
+pub mod wait;
 
 use std::io::{self, Write};
 use std::path::Path;
