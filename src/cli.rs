@@ -8,6 +8,7 @@ mod launch;
 mod session;
 mod show;
 mod steer;
+mod transfer;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::Shell;
 pub use show::{Check, List, Show, Sort, Status, Top};
 pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
+pub use transfer::{CopyFrom, CopyOptions, CopyTo};
 
 /// Boots OS trees as machines, with their own init, namespaces, cgroup and clocks
 #[derive(Debug, Parser)]
@@ -60,6 +62,10 @@ pub enum Verb {
     Thaw(Freeze),
     /// Wait until machines have ended
     Wait(Wait),
+    /// Copy a file or a tree of the host's into a machine
+    CopyTo(CopyTo),
+    /// Copy a file or a tree of a machine's to the host
+    CopyFrom(CopyFrom),
     /// Say what this host can do, and what to do about what is missing
     Check(Check),
     /// Make the trees that machines run from

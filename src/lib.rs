@@ -32,6 +32,7 @@ pub mod mount;
 pub mod namespace;
 pub mod net;
 pub mod notify;
+pub mod transfer;
 pub mod user;
 
 // Floor 1: values.
@@ -39,6 +40,7 @@ pub mod duration;
 pub mod error;
 pub mod exit;
 pub mod ids;
+pub mod interrupt;
 pub mod name;
 pub mod signal;
 pub mod size;

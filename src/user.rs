@@ -1,4 +1,4 @@
-//! A user of a tree: from its own passwd(5) and group(5), never through the host's name services.
+//! A user or group of a tree: from its own passwd(5) and group(5), never through the host's name services.
 
 use std::fmt;
 use std::io;
@@ -87,6 +87,25 @@ impl User {
     }
 }
 
+/// There is no such group in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoSuchGroup;
+
+/// Looks `wanted` (a name, or a number) up in the text of group(5), and gives its ID.
+///
+/// # Errors
+/// [`NoSuchGroup`] for a name that is not there; root is always there.
+pub fn find_group(wanted: &str, group: &str) -> Result<u32, NoSuchGroup> {
+    if let Ok(gid) = wanted.parse() {
+        return Ok(gid);
+    }
+    let found = group.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(wanted)).then(|| fields.nth(1)?.parse().ok())?
+    });
+    found.or((wanted == "root").then_some(0)).ok_or(NoSuchGroup)
+}
+
 fn parse_passwd(line: &str) -> Option<User> {
     let fields: Vec<_> = line.split(':').collect();
     let [name, _, uid, gid, _, home, shell] = fields[..] else { return None };
@@ -118,6 +137,14 @@ mod tests {
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken line\nweb:x:33:34::/srv/web:\n";
     const GROUP: &str = "root:x:0:\nssl:x:110:mail,web\nwebby:x:111:webby\n";
+
+    #[test]
+    fn groups_are_the_trees_own() {
+        assert_eq!(find_group("ssl", GROUP), Ok(110));
+        assert_eq!(find_group("4711", GROUP), Ok(4711));
+        assert_eq!(find_group("root", ""), Ok(0));
+        assert_eq!(find_group("mail", GROUP), Err(NoSuchGroup));
+    }
 
     #[test]
     fn users_are_the_trees_own() {

@@ -19,7 +19,7 @@ use super::finish;
 use super::os::Tree;
 use super::recipe::Recipe;
 use super::scratch::Scratch;
-use super::tool::Interrupt;
+use crate::interrupt::{Interrupt, Interrupted};
 
 /// Where trees are built when nothing else is said.
 pub const MACHINES: &str = "/var/lib/machines";
@@ -102,6 +102,12 @@ impl fmt::Display for BuildError {
 }
 
 impl std::error::Error for BuildError {}
+
+impl From<Interrupted> for BuildError {
+    fn from(Interrupted: Interrupted) -> Self {
+        Self::Interrupted
+    }
+}
 
 impl BuildError {
     /// Turns an I/O error of the step `what` (as in "cannot {what}") into this.

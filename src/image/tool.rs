@@ -8,53 +8,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use signal_hook::SigId;
 
 use super::build::BuildError;
+use crate::interrupt::Interrupt;
 
 /// How much of a program's output is kept for the error message, in bytes.
 const KEPT: usize = 16 << 10;
 /// How many lines of it are shown.
 const SHOWN: usize = 15;
-
-/// Whether SIGINT, SIGTERM or SIGHUP came since it was made; they do nothing else meanwhile.
-#[derive(Debug)]
-pub(super) struct Interrupt {
-    came: Arc<AtomicBool>,
-    registered: Vec<SigId>,
-}
-
-impl Interrupt {
-    pub(super) fn watch() -> io::Result<Self> {
-        let mut this = Self { came: Arc::default(), registered: Vec::new() };
-        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-            this.registered.push(signal_hook::flag::register(signal, Arc::clone(&this.came))?);
-        }
-        Ok(this)
-    }
-
-    /// # Errors
-    /// [`BuildError::Interrupted`] when one came.
-    pub(super) fn check(&self) -> Result<(), BuildError> {
-        if self.came.load(Ordering::SeqCst) { Err(BuildError::Interrupted) } else { Ok(()) }
-    }
-}
-
-impl Drop for Interrupt {
-    fn drop(&mut self) {
-        for id in self.registered.drain(..) {
-            signal_hook::low_level::unregister(id);
-        }
-    }
-}
 
 /// The file that `name` means in the search path `search`, as execvp(3) finds it.
 pub(super) fn find(search: &OsStr, name: &str) -> Option<PathBuf> {

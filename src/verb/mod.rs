@@ -5,6 +5,7 @@ mod attended;
 pub mod boot;
 pub mod check;
 pub mod completions;
+pub mod copy;
 pub mod freeze;
 pub mod image;
 pub mod kill;
@@ -58,6 +59,8 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::Freeze(options) => freeze::freeze(options, &Store::default()),
         Verb::Thaw(options) => freeze::thaw(options, &Store::default()),
         Verb::Wait(options) => wait::execute(options, &Store::default()),
+        Verb::CopyTo(options) => copy::copy_to(options, &Store::default()),
+        Verb::CopyFrom(options) => copy::copy_from(options, &Store::default()),
         Verb::Check(options) => return check::execute(options),
         Verb::Image(options) => image::execute(options),
         Verb::Completions(options) => completions::execute(options),
