@@ -4,6 +4,7 @@
 //! typed; defaults are said in the help and applied in `spec`. Long option names are systemd-nspawn's wherever the
 //! meaning is the same, verbs are machinectl's.
 
+mod console;
 mod launch;
 mod session;
 mod show;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use console::Attach;
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::Shell;
 pub use show::{Check, List, Show, Sort, Status, Top};
@@ -38,6 +40,8 @@ pub enum Verb {
     Boot(Box<Boot>),
     /// Run one command in a machine of its own and relay its exit status
     Run(Box<Run>),
+    /// Attach the terminal to the console of a machine that runs
+    Attach(Attach),
     /// List the machines that run
     List(List),
     /// Show how a machine is, for people

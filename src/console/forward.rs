@@ -12,21 +12,27 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize};
 
+use super::audience::{Audience, Keyboard};
 use super::escape::{Escapes, Request};
+use super::listener::Listener;
 use super::queue::Queue;
 use super::stream::{self, Direction, Stream};
-use super::{Flow, Mode, pty};
+use super::{Flow, Mode, Snapshot, pty};
 
 /// So many full queues are moved in one turn, so that a busy console cannot keep the loop from its signals.
 const ROUNDS: usize = 16;
 /// So much is read of what the user types at once.
 const TYPED: usize = 4096;
+/// So long attached terminals may take to show the end of a machine.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// What a console has that nobody has given another size.
+const SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 
 /// What the forwarder has to tell its loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +100,7 @@ struct Line {
 #[derive(Debug)]
 pub struct Forwarder {
     ends: Ends,
+    audience: Audience,
     line: Option<Line>,
     inbound: Queue,
     outbound: Queue,
@@ -121,6 +128,7 @@ impl Forwarder {
     pub fn new(ends: Ends) -> Self {
         Self {
             ends,
+            audience: Audience::default(),
             line: None,
             inbound: Queue::new(),
             outbound: Queue::new(),
@@ -130,6 +138,11 @@ impl Forwarder {
             last_typed: b'\n',
             events: VecDeque::new(),
         }
+    }
+
+    /// Other terminals can be attached through `listener` from now on.
+    pub fn admit(&mut self, listener: Listener) {
+        self.audience.admit(listener);
     }
 
     /// Takes the master of a machine's pty, gives it the caller's window size and starts. After a reboot in place the
@@ -146,19 +159,30 @@ impl Forwarder {
         self.follow_window()
     }
 
-    /// Gives the pty the window size of the caller's terminal; 80 columns and 24 rows where there is none.
+    /// Gives the pty the window size of the terminal that has the keyboard, else of the caller's. Where there is neither it
+    /// keeps the size that it has; at first 80 columns and 24 rows.
     ///
     /// # Errors
     /// What `TIOCSWINSZ` gives.
     pub fn follow_window(&self) -> io::Result<()> {
         let Some(line) = &self.line else { return Ok(()) };
         let ends = [&self.ends.output, &self.ends.input];
-        let size = ends.into_iter().flatten().find_map(|end| pty::window_size(end).ok());
-        let size = size.unwrap_or(Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 });
+        let own = || ends.into_iter().flatten().find_map(|end| pty::window_size(end).ok());
+        let size = self.audience.window().or_else(own).unwrap_or_else(|| self.size());
         pty::set_window_size(&line.master, size)
     }
 
-    /// Whether what the user types is read; see [`super::FromFront::Paused`].
+    fn size(&self) -> Winsize {
+        let size = self.line.as_ref().and_then(|line| pty::window_size(&line.master).ok());
+        size.filter(|size| size.ws_row > 0 && size.ws_col > 0).unwrap_or(SIZE)
+    }
+
+    /// The caller's input comes first.
+    fn keyboard(&self) -> Keyboard {
+        if self.ends.input.is_some() { Keyboard::Taken } else { Keyboard::Free }
+    }
+
+    /// Whether what the user types is read; see [`super::FromFront::Input`].
     pub fn set_flow(&mut self, flow: Flow) {
         self.flow = flow;
     }
@@ -172,11 +196,32 @@ impl Forwarder {
         self.flow = Flow::Flowing;
     }
 
+    /// The screen as it is, for who leaves it.
+    ///
+    /// # Errors
+    /// What memfd_create(2) or write(2) give.
+    pub fn snapshot(&self) -> io::Result<Snapshot> {
+        self.audience.snapshot(self.size())
+    }
+
+    /// No other terminal can be attached any more.
+    ///
+    /// # Errors
+    /// As [`Listener::close`].
+    pub fn shut(&mut self) -> io::Result<()> {
+        self.audience.shut()
+    }
+
+    /// The attached terminals are let go: the machine has ended with this exit code.
+    pub fn tell_end(&mut self, code: u8) {
+        self.audience.tell_end(code);
+    }
+
     /// What to poll for at present. Ask again before each poll(2): a descriptor without a purpose is left out, because
     /// its hang-up would end the wait at once.
     pub fn interest(&self) -> impl Iterator<Item = PollFd<'_>> {
         let mut on_master = PollFlags::empty();
-        on_master.set(PollFlags::POLLIN, self.outbound.room() > 0);
+        on_master.set(PollFlags::POLLIN, self.outbound.room() > 0 && self.audience.room() > 0);
         on_master.set(PollFlags::POLLOUT, !self.inbound.is_empty());
         let master = self.line.as_ref().map(|line| (line.master.as_fd(), on_master));
         let reads = self.line.is_some() && self.flow == Flow::Flowing && self.inbound.room() > 0;
@@ -185,7 +230,8 @@ impl Forwarder {
         let output =
             self.ends.output.as_ref().filter(|_| writes).map(|end| (end.as_fd(), PollFlags::POLLOUT));
         let wanted = [master, input, output].into_iter().flatten();
-        wanted.filter(|(_, events)| !events.is_empty()).map(|(fd, events)| PollFd::new(fd, events))
+        let own = wanted.filter(|(_, events)| !events.is_empty()).map(|(fd, events)| PollFd::new(fd, events));
+        own.chain(self.audience.interest(self.inbound.room()))
     }
 
     /// Moves what can be moved without waiting, and says what happened; call it until it gives `None`.
@@ -193,26 +239,50 @@ impl Forwarder {
     /// # Errors
     /// Only what reading or writing the pty's master gives, and that is no ordinary end.
     pub fn turn(&mut self) -> io::Result<Option<Event>> {
+        self.attached()?;
         self.inward()?;
         self.outward()?;
         Ok(self.events.pop_front())
     }
 
+    /// From and for the attached terminals, but for what the console writes.
+    fn attached(&mut self) -> io::Result<()> {
+        if self.line.is_none() || self.audience.is_closed() {
+            return Ok(());
+        }
+        let (keyboard, size) = (self.keyboard(), self.size());
+        let heard = self.audience.turn(keyboard, &mut self.inbound, size);
+        self.events.extend(heard.requests.into_iter().map(Event::Request));
+        if heard.window { self.follow_window() } else { Ok(()) }
+    }
+
     /// After the leader's death: brings everything that is left in the pty and on the way to the reader, for as long as
-    /// that takes, or until `stop` is readable.
+    /// that takes, or until `stop` is readable. Attached terminals have to be done in [`FAREWELL`].
     ///
     /// # Errors
     /// As [`Forwarder::turn`]; what poll(2) gives.
     pub fn drain(&mut self, stop: BorrowedFd<'_>) -> io::Result<Drained> {
+        let deadline = Instant::now() + FAREWELL;
         loop {
             let progress = self.outward()?;
-            let Some(output) = &self.ends.output else { return Ok(Drained::ReaderGone) };
-            let (timeout, events) = match progress {
-                Progress::Dry => return Ok(Drained::All),
-                Progress::Waiting => (PollTimeout::NONE, PollFlags::POLLOUT),
-                Progress::More => (PollTimeout::ZERO, PollFlags::empty()),
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut waiting: Vec<_> = self.audience.unwritten().collect();
+            let timeout = match progress {
+                Progress::More => PollTimeout::ZERO,
+                _ if !waiting.is_empty() && left.is_zero() => {
+                    drop(waiting);
+                    self.audience.give_up();
+                    continue;
+                }
+                _ if !waiting.is_empty() => PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+                Progress::Dry if self.ends.output.is_some() => return Ok(Drained::All),
+                Progress::Dry => return Ok(Drained::ReaderGone),
+                Progress::Waiting => PollTimeout::NONE,
             };
-            let mut set = [PollFd::new(stop, PollFlags::POLLIN), PollFd::new(output.as_fd(), events)];
+            let mut set = vec![PollFd::new(stop, PollFlags::POLLIN)];
+            let output = self.ends.output.as_ref().filter(|_| !self.outbound.is_empty());
+            set.extend(output.map(|output| PollFd::new(output.as_fd(), PollFlags::POLLOUT)));
+            set.append(&mut waiting);
             match poll(&mut set, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -223,31 +293,25 @@ impl Forwarder {
         }
     }
 
-    /// From the pty to the reader.
+    /// From the pty to its readers.
     fn outward(&mut self) -> io::Result<Progress> {
         let Some(line) = &self.line else { return Ok(Progress::Dry) };
         for _ in 0..ROUNDS {
-            let source = fill(&mut self.outbound, &line.master)?;
-            let Some(output) = &self.ends.output else {
-                self.outbound.clear();
-                if source == Progress::Dry {
-                    return Ok(Progress::Dry);
-                }
-                continue;
-            };
-            while !self.outbound.is_empty() {
-                match self.outbound.take(|bytes| output.write(bytes)) {
+            let source = fill(&mut self.outbound, &mut self.audience, &line.master)?;
+            self.audience.write();
+            match &self.ends.output {
+                None => self.outbound.clear(),
+                Some(output) => match empty(&mut self.outbound, output) {
+                    Ok(Progress::Waiting) => return Ok(Progress::Waiting),
                     Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Waiting),
                     Err(error) => {
                         self.events.push_back(Event::ReaderGone(errno(&error)));
                         self.ends.output = None;
-                        break;
                     }
-                }
+                },
             }
-            if source == Progress::Dry {
-                return Ok(Progress::Dry);
+            if source == Progress::Dry || source == Progress::Waiting && self.audience.room() == 0 {
+                return Ok(source);
             }
         }
         Ok(Progress::More)
@@ -316,17 +380,37 @@ impl Forwarder {
     }
 }
 
-/// Reads the master until it is dry or the queue is full.
-fn fill(queue: &mut Queue, master: &OwnedFd) -> io::Result<Progress> {
+/// Reads the master until it is dry or who is to take it has no room.
+fn fill(queue: &mut Queue, audience: &mut Audience, master: &OwnedFd) -> io::Result<Progress> {
     while queue.room() > 0 {
-        match queue.fill(|space| stream::read(master, space)) {
+        let room = audience.room();
+        if room == 0 {
+            return Ok(Progress::Waiting);
+        }
+        let read = queue.fill(|space| {
+            let space = if space.len() > room { &mut space[..room] } else { space };
+            stream::read(master, space)
+        });
+        match read {
             Ok(0) => return Ok(Progress::Dry),
-            Ok(_) => {}
+            Ok(count) => audience.hear(queue.last(count)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Dry),
             Err(error) => return Err(error),
         }
     }
     Ok(Progress::More)
+}
+
+/// Writes what the reader takes.
+fn empty(queue: &mut Queue, output: &Stream) -> io::Result<Progress> {
+    while !queue.is_empty() {
+        match queue.take(|bytes| output.write(bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Waiting),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Progress::Dry)
 }
 
 /// What to type for an end of file: VEOF ends a line that is begun, and means the end only at the start of one

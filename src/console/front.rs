@@ -8,7 +8,7 @@
 //!
 //! Refused here: deciding what a signal means.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -17,28 +17,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::Pid;
 use rustix::io::retry_on_intr;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::Flow;
-use super::terminal::Terminal;
-
-/// What the front tells the supervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FromFront {
-    /// The terminal's window has another size.
-    Resized,
-    /// Somebody sent the front this signal, or typed it on a terminal that is not raw.
-    Signal(Signal),
-    /// The terminal is the supervisor's to read (`Flowing`), or the shell's (`Paused`). Nothing may be read before the
-    /// first of these: [`super::Forwarder::set_flow`] to `Paused` at the start, then to what comes.
-    Input(Flow),
-    /// The front is gone; the terminal has been put back. Drop the wire now.
-    Gone,
-}
+use super::protocol::{FromFront, Snapshot, ToFront, receive, send};
+use super::replay::Replay;
+use super::terminal::{Keys, Terminal};
 
 /// How the front's waiting ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +38,6 @@ pub enum FrontEnd {
     /// A signal killed the supervisor.
     Killed(i32),
 }
-
-/// The packet by which the supervisor lets the front go.
-const DETACHED: u8 = b'd';
 
 /// The two ends of the wire: the front's for [`run`], the supervisor's for [`FrontWire::new`]. After the fork each side
 /// drops the other's.
@@ -68,13 +53,18 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 #[derive(Debug)]
 pub struct FrontWire {
     wire: OwnedFd,
-    terminal: Terminal,
+    terminal: Option<Terminal>,
     flow: Flow,
 }
 
 impl FrontWire {
     /// For the child of the fork: the second of [`pair`], and the terminal as it was found before the fork.
     pub fn new(wire: OwnedFd, terminal: Terminal) -> Self {
+        Self::attached(wire, Some(terminal))
+    }
+
+    /// For a front that has connected; its streams need not be a terminal.
+    pub(super) fn attached(wire: OwnedFd, terminal: Option<Terminal>) -> Self {
         Self { wire, terminal, flow: Flow::Paused }
     }
 
@@ -86,57 +76,64 @@ impl FrontWire {
     /// The next message; `None` when there is none at present.
     ///
     /// # Errors
-    /// What recv(2) gives; a packet that the front does not send.
+    /// What recvmsg(2) gives; a packet that the front does not send.
     pub fn recv(&mut self) -> io::Result<Option<FromFront>> {
-        let mut packet = [0; 2];
-        let count = match retry_on_intr(|| rustix::net::recv(&self.wire, &mut packet, RecvFlags::empty())) {
-            Ok((_, count)) => count,
-            Err(rustix::io::Errno::AGAIN) => return Ok(None),
-            Err(rustix::io::Errno::CONNRESET) => 0,
-            Err(errno) => return Err(errno.into()),
+        let message = match receive(&self.wire) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            packet => FromFront::decode(&packet?)?,
         };
-        if count == 0 {
-            // While it was the shell's turn, the terminal was the shell's to set.
-            if self.flow == Flow::Flowing {
-                // A terminal that went with the front cannot be put back, and need not be.
-                let _ = self.terminal.restore();
-            }
-            return Ok(Some(FromFront::Gone));
-        }
-        let message = decode(packet)?;
-        if let FromFront::Input(flow) = message {
-            self.flow = flow;
+        match (message, &self.terminal) {
+            (FromFront::Input(flow), _) => self.flow = flow,
+            // While it was the shell's turn, the terminal was the shell's to set. One that went with the front cannot be put
+            // back, and need not be.
+            (FromFront::Gone, Some(terminal)) if self.flow == Flow::Flowing => drop(terminal.restore()),
+            _ => {}
         }
         Ok(Some(message))
+    }
+
+    /// Tells the front something, with the screen where it is to show it or to leave it.
+    ///
+    /// # Errors
+    /// `EPIPE` when it is gone; `WouldBlock` when it does not listen.
+    pub fn tell(&self, told: ToFront, screen: Option<&Snapshot>) -> io::Result<()> {
+        told.send(&self.wire, screen)
     }
 
     /// Lets the front go; it puts the terminal back and exits. Its shell goes on at once.
     ///
     /// # Errors
     /// `EPIPE` when it is gone already.
-    pub fn detach(self) -> io::Result<()> {
-        retry_on_intr(|| rustix::net::send(&self.wire, &[DETACHED], SendFlags::NOSIGNAL))?;
-        Ok(())
+    pub fn detach(self, screen: Option<&Snapshot>) -> io::Result<()> {
+        self.tell(ToFront::Detached, screen)
     }
 }
 
 /// Puts the terminal back when the front goes, whichever way.
-struct Held {
-    terminal: Terminal,
+pub(super) struct Held {
+    terminal: Option<Terminal>,
     wire: Option<OwnedFd>,
     flow: Flow,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.flow == Flow::Flowing {
+        if let (Flow::Flowing, Some(terminal)) = (self.flow, &self.terminal) {
             // EIO: it was hung up; there is nothing to put back.
-            let _ = self.terminal.restore();
+            let _ = terminal.restore();
         }
     }
 }
 
-type Signals = SignalDelivery<UnixStream, SignalOnly>;
+/// The signals that a front waits for.
+pub(super) type Signals = SignalDelivery<UnixStream, SignalOnly>;
+
+/// Catches them.
+pub(super) fn catch() -> io::Result<Signals> {
+    let (read_end, write_end) = UnixStream::pair()?;
+    let caught = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGWINCH, SIGTSTP, SIGCONT];
+    SignalDelivery::with_pipe(read_end, write_end, SignalOnly, caught)
+}
 
 /// Holds `terminal` until `supervisor`, a child of the caller, ends or lets go; `wire` is the first of [`pair`].
 ///
@@ -146,17 +143,18 @@ pub fn run(supervisor: Pid, wire: OwnedFd, terminal: Terminal) -> io::Result<Fro
     let child = rustix::process::Pid::from_raw(supervisor.as_raw()).ok_or(Errno::ESRCH)?;
     // No race: a child keeps its pid until it is waited for.
     let child = rustix::process::pidfd_open(child, PidfdFlags::empty())?;
-    let (read_end, write_end) = UnixStream::pair()?;
-    let caught = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGWINCH, SIGTSTP, SIGCONT];
-    let mut signals = SignalDelivery::with_pipe(read_end, write_end, SignalOnly, caught)?;
-    let mut held = Held { terminal, wire: Some(wire), flow: Flow::Paused };
+    let mut signals = catch()?;
+    let mut held = Held::new(Some(terminal), wire);
     held.take()?;
     loop {
-        let (let_go, ended) = wait(&held, &signals, &child)?;
-        if let_go && held.let_go()? {
+        let woken = held.wait(&signals, Some(child.as_fd()))?;
+        if woken.told
+            && let Some((ToFront::Detached, screen)) = held.hear()?
+        {
+            leave(held, screen.as_ref());
             return Ok(FrontEnd::Detached);
         }
-        if ended {
+        if woken.child_ended {
             return reap(&child);
         }
         for signal in signals.pending().collect::<Vec<_>>() {
@@ -165,19 +163,15 @@ pub fn run(supervisor: Pid, wire: OwnedFd, terminal: Terminal) -> io::Result<Fro
     }
 }
 
-/// Waits for any of the three; whether the wire and the child have something.
-fn wait(held: &Held, signals: &Signals, child: &OwnedFd) -> io::Result<(bool, bool)> {
-    let mut set = vec![
-        PollFd::new(child.as_fd(), PollFlags::POLLIN),
-        PollFd::new(signals.get_read().as_fd(), PollFlags::POLLIN),
-    ];
-    set.extend(held.wire.iter().map(|wire| PollFd::new(wire.as_fd(), PollFlags::POLLIN)));
-    match poll(&mut set, PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => {}
-        Err(errno) => return Err(errno.into()),
+/// Gives the terminal back after a detach, without the modes that the console's programs have set.
+pub(super) fn leave(held: Held, screen: Option<&Snapshot>) {
+    let shows = held.terminal.as_ref().is_some_and(Terminal::is_output);
+    drop(held);
+    if let Some(Ok((bytes, rows, columns))) = screen.filter(|_| shows).map(Snapshot::read) {
+        // A terminal that does not take it is in no state that could be helped.
+        let _ = io::stdout().write_all(Replay::of(&bytes, rows, columns).farewell().as_bytes());
+        let _ = io::stdout().flush();
     }
-    let ready = |at: usize| set.get(at).is_some_and(|fd| fd.any() == Some(true));
-    Ok((ready(2), ready(0)))
 }
 
 fn reap(child: &OwnedFd) -> io::Result<FrontEnd> {
@@ -191,36 +185,79 @@ fn reap(child: &OwnedFd) -> io::Result<FrontEnd> {
     })
 }
 
+/// What ended a wait.
+pub(super) struct Woken {
+    /// The supervisor said something, or is gone.
+    pub(super) told: bool,
+    child_ended: bool,
+}
+
 impl Held {
+    pub(super) fn new(terminal: Option<Terminal>, wire: OwnedFd) -> Self {
+        Self { terminal, wire: Some(wire), flow: Flow::Paused }
+    }
+
+    /// Waits for the supervisor's word, a signal, the child's end.
+    pub(super) fn wait(&self, signals: &Signals, child: Option<BorrowedFd<'_>>) -> io::Result<Woken> {
+        let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut set = vec![input(signals.get_read().as_fd())];
+        set.extend(child.map(input));
+        set.extend(self.wire.iter().map(|wire| input(wire.as_fd())));
+        match poll(&mut set, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let ready = |at: usize| set.get(at).is_some_and(|fd| fd.any() == Some(true));
+        let children = usize::from(child.is_some());
+        Ok(Woken { told: ready(1 + children), child_ended: child.is_some() && ready(1) })
+    }
+
     /// Takes the terminal, unless the shell has it.
-    fn take(&mut self) -> io::Result<()> {
-        if self.flow == Flow::Paused && self.terminal.is_ours() {
-            self.terminal.prepare()?;
+    pub(super) fn take(&mut self) -> io::Result<()> {
+        if self.flow == Flow::Paused && self.is_ours() {
+            self.prepare()?;
             self.flow = Flow::Flowing;
             self.send(FromFront::Input(Flow::Flowing));
         }
         Ok(())
     }
 
+    /// What happens to keys from now on.
+    pub(super) fn set_keys(&mut self, keys: Keys) -> io::Result<()> {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.set_keys(keys);
+        }
+        if self.flow == Flow::Flowing && self.is_ours() { self.prepare() } else { Ok(()) }
+    }
+
+    fn is_ours(&self) -> bool {
+        self.terminal.as_ref().is_none_or(Terminal::is_ours)
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        self.terminal.as_ref().map_or(Ok(()), Terminal::prepare)
+    }
+
     /// Gives the terminal to the shell and stops, as ^Z and `kill -TSTP` ask.
     fn stop(&mut self) -> io::Result<()> {
         if self.flow == Flow::Flowing {
             self.send(FromFront::Input(Flow::Paused));
-            self.terminal.restore()?;
+            self.terminal.as_ref().map_or(Ok(()), Terminal::restore)?;
             self.flow = Flow::Paused;
         }
         Ok(raise(Signal::SIGSTOP)?)
     }
 
-    fn pass_on(&mut self, signal: i32) -> io::Result<()> {
+    /// Does what a signal asks; one that asks for the end is the supervisor's business.
+    pub(super) fn pass_on(&mut self, signal: i32) -> io::Result<()> {
         match signal {
             SIGWINCH => self.send(FromFront::Resized),
             SIGTSTP => self.stop()?,
             SIGCONT => {
                 self.send(FromFront::Resized);
-                if self.flow == Flow::Flowing && self.terminal.is_ours() {
+                if self.flow == Flow::Flowing && self.is_ours() {
                     // SIGSTOP cannot be caught: the shell has set its own attributes in the meantime.
-                    self.terminal.prepare()?;
+                    self.prepare()?;
                 }
                 self.take()?;
             }
@@ -234,43 +271,25 @@ impl Held {
     }
 
     /// A supervisor that cannot take a message now is ending, or stopped by somebody who means it.
-    fn send(&mut self, message: FromFront) {
+    pub(super) fn send(&mut self, message: FromFront) {
         let Some(wire) = &self.wire else { return };
-        let _ = retry_on_intr(|| rustix::net::send(wire, &encode(message), SendFlags::NOSIGNAL));
+        let _ = send(wire, &message.encode(), &[]);
     }
 
-    /// Whether the supervisor lets the front go. At its end of file the wire is dropped: the supervisor's own end follows.
-    fn let_go(&mut self) -> io::Result<bool> {
-        let Some(wire) = &self.wire else { return Ok(false) };
-        let mut packet = [0; 1];
-        match retry_on_intr(|| rustix::net::recv(wire, &mut packet, RecvFlags::empty())) {
-            Ok((_, 1)) if packet[0] == DETACHED => return Ok(true),
-            Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET) => self.wire = None,
-            Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
-            Err(errno) => return Err(errno.into()),
+    /// What the supervisor says. At its end of file the wire is dropped: the supervisor's own end follows.
+    pub(super) fn hear(&mut self) -> io::Result<Option<(ToFront, Option<Snapshot>)>> {
+        let Some(wire) = &self.wire else { return Ok(None) };
+        match receive(wire) {
+            Ok(packet) if packet.length == 0 => self.wire = None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            packet => return ToFront::decode(packet?).map(Some),
         }
-        Ok(false)
+        Ok(None)
     }
-}
 
-fn encode(message: FromFront) -> [u8; 2] {
-    match message {
-        FromFront::Resized => *b"w-",
-        // Signal numbers end at 64 (man 7 signal).
-        FromFront::Signal(signal) => [b's', u8::try_from(signal as i32).unwrap_or_default()],
-        FromFront::Input(Flow::Flowing) => *b"i+",
-        FromFront::Input(Flow::Paused) => *b"i-",
-        FromFront::Gone => *b"--",
-    }
-}
-
-fn decode(packet: [u8; 2]) -> io::Result<FromFront> {
-    match packet {
-        [b'w', _] => Ok(FromFront::Resized),
-        [b's', number] => Ok(FromFront::Signal(Signal::try_from(i32::from(number))?)),
-        [b'i', b'+'] => Ok(FromFront::Input(Flow::Flowing)),
-        [b'i', b'-'] => Ok(FromFront::Input(Flow::Paused)),
-        _ => Err(Errno::EBADMSG.into()),
+    /// Whether the supervisor is gone.
+    pub(super) fn is_alone(&self) -> bool {
+        self.wire.is_none()
     }
 }
 

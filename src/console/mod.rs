@@ -7,12 +7,18 @@
 //!
 //! Refused here: deciding what a request or a hang-up means for the machine; that is the supervisor's.
 
+mod attach;
+mod audience;
 pub mod escape;
 pub mod forward;
 pub mod front;
+pub mod listener;
+mod protocol;
 pub mod pty;
 mod queue;
 pub mod relay;
+pub mod replay;
+mod ring;
 pub mod screen;
 mod stream;
 pub mod terminal;
@@ -22,9 +28,12 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::str::FromStr;
 
+pub use attach::{AttachEnd, attach};
 pub use escape::Request;
 pub use forward::{Drained, Ends, Event, Forwarder};
-pub use front::{FromFront, FrontEnd, FrontWire};
+pub use front::{FrontEnd, FrontWire};
+pub use listener::Listener;
+pub use protocol::{FromFront, Hello, Role, Snapshot, ToFront};
 pub use pty::Pty;
 pub use relay::{Relay, Streams};
 pub use terminal::Terminal;

@@ -33,7 +33,7 @@ impl Queue {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Has `read` put bytes behind those that are there; its count is returned.
+    /// Has `read` put bytes behind those that are there; its count is returned, [`Queue::last`] shows them.
     pub(super) fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
         // Moving what is there costs less than reading in crumbs, but only when little is left behind it.
         if ROOM - self.end < CRUMB {
@@ -42,6 +42,11 @@ impl Queue {
         let count = read(&mut self.bytes[self.end..])?;
         self.end += count;
         Ok(count)
+    }
+
+    /// The last `count` bytes that are in it.
+    pub(super) fn last(&self, count: usize) -> &[u8] {
+        &self.bytes[self.end.saturating_sub(count).max(self.start)..self.end]
     }
 
     /// Has `write` take bytes from the front; its count is returned.

@@ -4,15 +4,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use rustix::termios::{OptionalActions, OutputModes, Termios};
+use rustix::termios::{LocalModes, OptionalActions, OutputModes, Termios};
 
 use super::Mode;
 
 /// What happens to keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keys {
+pub(super) enum Keys {
     /// Every key goes to the machine, ^C and ^Z as well.
     Raw,
+    /// As raw, but ^C, ^Z and ^\\ are signals to whoever runs on the terminal: it only watches.
+    Signals,
     /// The terminal stays as it is.
     Cooked,
 }
@@ -66,6 +68,18 @@ impl Terminal {
         match self.keys {
             Keys::Cooked => Ok(()),
             Keys::Raw => self.set(&self.raw()),
+            Keys::Signals => {
+                let mut raw = self.raw();
+                raw.local_modes |= self.found.local_modes & LocalModes::ISIG;
+                self.set(&raw)
+            }
+        }
+    }
+
+    /// What happens to keys from the next [`Terminal::prepare`] on; a terminal that is to stay as it is stays so.
+    pub(super) fn set_keys(&mut self, keys: Keys) {
+        if self.keys != Keys::Cooked {
+            self.keys = keys;
         }
     }
 
@@ -76,7 +90,7 @@ impl Terminal {
     pub fn restore(&self) -> io::Result<()> {
         match self.keys {
             Keys::Cooked => Ok(()),
-            Keys::Raw => self.set(&self.found),
+            Keys::Raw | Keys::Signals => self.set(&self.found),
         }
     }
 
@@ -85,6 +99,11 @@ impl Terminal {
     pub fn is_ours(&self) -> bool {
         rustix::termios::tcgetpgrp(&self.fd)
             .map_or(true, |foreground| foreground == rustix::process::getpgrp())
+    }
+
+    /// Whether standard output is this terminal too.
+    pub(super) fn is_output(&self) -> bool {
+        self.output
     }
 
     fn raw(&self) -> Termios {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::poll::PollFd;
 
 use crate::console::{
-    Drained, Ends, Event, Flow, Forwarder, FromFront, FrontWire, Mode, Relay, Request, Streams,
+    Drained, Ends, Event, Flow, Forwarder, FromFront, FrontWire, Listener, Mode, Relay, Request, Streams,
     release_standard_streams,
 };
 
@@ -33,11 +33,12 @@ pub enum FromUser {
 }
 
 impl Attachment {
-    /// Attaches to the caller's streams as `mode` says. In pipe mode it gives the streams that the payload gets.
+    /// Attaches to the caller's streams as `mode` says. In pipe mode it gives the streams that the payload gets; with a pty
+    /// other terminals can be attached later, as to the machine `name`, which has to be the caller's.
     ///
     /// # Errors
-    /// What dup(2) and pipe(2) give.
-    pub fn open(mode: Mode, front: Option<FrontWire>) -> io::Result<(Self, Option<Streams>)> {
+    /// What dup(2) and pipe(2) give; as [`Listener::open`].
+    pub fn open(mode: Mode, front: Option<FrontWire>, name: &str) -> io::Result<(Self, Option<Streams>)> {
         let flow = if front.is_some() { Flow::Paused } else { Flow::Flowing };
         if mode == Mode::Pipe {
             let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
@@ -46,6 +47,7 @@ impl Attachment {
             return Ok((Self { line: Line::Pipes(relay), front }, Some(streams)));
         }
         let mut forwarder = Forwarder::new(Ends::of_caller(mode)?);
+        forwarder.admit(Listener::open(name)?);
         forwarder.set_flow(flow);
         Ok((Self { line: Line::Pty(Box::new(forwarder)), front }, None))
     }
@@ -120,6 +122,7 @@ impl Attachment {
                     Line::Pty(forwarder) => forwarder.set_flow(flow),
                     Line::Pipes(relay) => relay.set_flow(flow),
                 },
+                Some(FromFront::Shown) => {}
                 Some(FromFront::Signal(_)) => return Ok(Some(FromUser::Stop)),
                 Some(FromFront::Gone) => {
                     self.front = None;
@@ -132,13 +135,31 @@ impl Attachment {
 
     /// Gives the terminal back; the machine goes on under this process.
     fn detach(&mut self) -> io::Result<()> {
-        if let Line::Pty(forwarder) = &mut self.line {
-            forwarder.detach();
-        }
+        let Line::Pty(forwarder) = &mut self.line else { return Ok(()) };
+        forwarder.detach();
         if let Some(front) = self.front.take() {
-            front.detach()?;
+            // Without the screen it goes all the same.
+            front.detach(forwarder.snapshot().ok().as_ref())?;
         }
         release_standard_streams()
+    }
+
+    /// No other terminal can be attached any more: before the machine's name is given back.
+    ///
+    /// # Errors
+    /// As [`Listener::close`].
+    pub fn shut(&mut self) -> io::Result<()> {
+        match &mut self.line {
+            Line::Pty(forwarder) => forwarder.shut(),
+            Line::Pipes(_) => Ok(()),
+        }
+    }
+
+    /// The terminals that were attached later are let go: the machine has ended with this exit code.
+    pub fn tell_end(&mut self, code: u8) {
+        if let Line::Pty(forwarder) = &mut self.line {
+            forwarder.tell_end(code);
+        }
     }
 
     /// Brings what the payload has written to its reader, until `stop` is readable.

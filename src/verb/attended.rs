@@ -181,6 +181,7 @@ impl Seat {
         while let Some(front) = &mut self.front {
             match (front.recv()?, &mut self.line) {
                 (None, _) => break,
+                (Some(FromFront::Shown), _) => {}
                 (Some(FromFront::Resized), Line::Pty(forwarder)) => forwarder.follow_window()?,
                 (Some(FromFront::Resized), Line::Pipes(_)) => {}
                 (Some(FromFront::Input(flow)), Line::Pty(forwarder)) => forwarder.set_flow(flow),

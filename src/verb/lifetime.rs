@@ -103,7 +103,7 @@ fn supervise_to_end(
     let mut signals = Signals::catch().context(|| "cannot catch signals")?;
     let mut tenure = Tenure::take(&plan, &Store::default())?;
     let (mut attachment, mut streams) =
-        Attachment::open(plan.console, front).context(|| "cannot attach the console")?;
+        Attachment::open(plan.console, front, plan.name.as_str()).context(|| "cannot attach the console")?;
     let manner = manner(&plan);
     let ended = loop {
         let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &mut signals)?;
@@ -122,8 +122,10 @@ fn supervise_to_end(
         // The clocks start anew, against a host whose own have gone on.
         plan = LaunchPlan::resolve(spec, &host()?)?;
     };
-    tenure.close()?;
+    let shut = attachment.shut().context(|| "cannot remove the socket of the console");
+    tenure.close().and(shut)?;
     announce(spec, quiet, "has ended");
+    attachment.tell_end(ended.code());
     Ok(ended.code())
 }
 

@@ -1,6 +1,7 @@
 //! The verbs: one file each. A verb looks at its own options, calls down, and formats what comes back.
 
 mod age;
+pub mod attach;
 mod attended;
 pub mod boot;
 pub mod check;
@@ -47,6 +48,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
     match verb {
         Verb::Boot(options) => return boot::execute(options),
         Verb::Run(options) => return run::execute(options),
+        Verb::Attach(options) => return attach::execute(options, &Store::default()),
         Verb::List(options) => list::execute(options, &Store::default()),
         Verb::Status(options) => status::execute(options, &Store::default()),
         Verb::Show(options) => show::execute(options, &Store::default()),
@@ -70,7 +72,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
 
 /// The exit code of a verb that failed (DESIGN §7).
 pub fn exit_code(verb: &Verb, kind: Kind) -> u8 {
-    let relays = matches!(verb, Verb::Boot(_) | Verb::Run(_) | Verb::Shell(_));
+    let relays = matches!(verb, Verb::Boot(_) | Verb::Run(_) | Verb::Shell(_) | Verb::Attach(_));
     match kind {
         Kind::Usage => exit::USAGE,
         Kind::CannotExecute if relays => exit::CANNOT_EXECUTE,

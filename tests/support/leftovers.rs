@@ -51,6 +51,7 @@ fn paths(name: &str, tree: &Path) -> Vec<PathBuf> {
     let mut paths = vec![
         records.join(format!("{name}.json")),
         records.join(format!(".{name}.json.new")),
+        Path::new("/run/osier/console").join(name),
         Path::new("/run/systemd/nspawn/propagate").join(name),
         link(name),
         tree.with_file_name(format!(".#{}.lck", tree.file_name().unwrap().display())),

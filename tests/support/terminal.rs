@@ -131,6 +131,16 @@ impl Terminal {
         self.reader.stop();
     }
 
+    /// As ^S on a terminal that knows it: what is written waits.
+    pub(crate) fn stop_output(&self) {
+        rustix::termios::tcflow(&self.slave, rustix::termios::Action::OOff).unwrap();
+    }
+
+    /// As ^Q.
+    pub(crate) fn start_output(&self) {
+        rustix::termios::tcflow(&self.slave, rustix::termios::Action::OOn).unwrap();
+    }
+
     pub(crate) fn resize(&self, rows: u16, columns: u16) {
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(self.master.as_ref().unwrap(), size).unwrap();
