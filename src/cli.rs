@@ -7,6 +7,7 @@
 mod console;
 mod launch;
 mod session;
+mod set;
 mod show;
 mod steer;
 mod transfer;
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 pub use console::Attach;
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::Shell;
+pub use set::Set;
 pub use show::{Check, List, Show, Sort, Status, Top};
 pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
 pub use transfer::{CopyFrom, CopyOptions, CopyTo};
@@ -70,6 +72,8 @@ pub enum Verb {
     CopyTo(CopyTo),
     /// Copy a file or a tree of a machine's to the host
     CopyFrom(CopyFrom),
+    /// Limit what a running machine may use, now and from now on
+    Set(Set),
     /// Say what this host can do, and what to do about what is missing
     Check(Check),
     /// Make the trees that machines run from

@@ -2,13 +2,14 @@
 //! anything on the host changes.
 
 mod mounts;
+mod unit;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::bus::Property;
 use crate::caps;
-use crate::cgroup::limits::{self, Limit};
+use crate::cgroup::limits::Limit;
 use crate::clock::Wanted;
 use crate::console::{Asked, Mode, Terminals};
 use crate::duration;
@@ -228,17 +229,17 @@ impl MachineSpec {
         let boot = facts.init.is_some();
         let name = resolve_name(settings, facts)?;
         let network = resolve_network(&settings.network, boot)?;
-        let ready = match settings.notify_ready.as_ref().and_then(is_yes) {
-            Some(true) => Ready::WhenPayloadSays,
-            _ => Ready::AtStart,
+        let ready = match is_on(settings.notify_ready.as_ref()) {
+            true => Ready::WhenPayloadSays,
+            false => Ready::AtStart,
         };
         Ok(Self {
             id: resolve_id(settings.uuid.as_ref(), facts)?,
             hostname: settings.hostname.as_ref().map_or_else(|| Ok(name.to_string()), parse_hostname)?,
             root: Root {
                 tree: facts.tree.clone(),
-                access: if settings.read_only.is_some() { Access::ReadOnly } else { Access::ReadWrite },
-                layer: if settings.ephemeral.is_some() { Layer::Scratch } else { Layer::Tree },
+                access: if is_on(settings.read_only.as_ref()) { Access::ReadOnly } else { Access::ReadWrite },
+                layer: if is_on(settings.ephemeral.as_ref()) { Layer::Scratch } else { Layer::Tree },
                 os: facts.os.clone(),
             },
             payload: resolve_payload(settings, facts)?,
@@ -254,8 +255,8 @@ impl MachineSpec {
                 None if network == Network::Host => ApiVfs::ReadOnly,
                 None => ApiVfs::Network,
             },
-            unit: resolve_unit(settings)?,
-            limits: resolve_limits(settings)?,
+            unit: unit::resolve(settings)?,
+            limits: Self::resolve_limits(settings)?,
             register: match settings.register.as_ref().map(is_yes) {
                 Some(Some(true)) => Register::Yes,
                 Some(Some(false)) => Register::No,
@@ -274,6 +275,14 @@ impl MachineSpec {
         })
     }
 
+    /// The limits that the settings amount to.
+    ///
+    /// # Errors
+    /// As [`MachineSpec::resolve`].
+    pub fn resolve_limits(settings: &Settings) -> Result<Vec<Limit>> {
+        unit::resolve_limits(settings)
+    }
+
     /// `boot` or `run`: the verb that made it.
     pub fn verb(&self) -> &'static str {
         match self.payload.program {
@@ -290,6 +299,10 @@ fn is_yes(setting: &Setting) -> Option<bool> {
         "no" | "false" | "off" | "0" | "n" | "f" => Some(false),
         _ => None,
     }
+}
+
+fn is_on(setting: Option<&Setting>) -> bool {
+    setting.and_then(is_yes) == Some(true)
 }
 
 fn parse_or<T>(setting: Option<&Setting>, default: impl FnOnce() -> T) -> Result<T>
@@ -335,7 +348,7 @@ fn resolve_payload(settings: &Settings, facts: &Facts) -> Result<Payload> {
         (None, []) => return Err(Error::usage("cannot run nothing").hint("give a command after --")),
         (None, argv) => Program::Command {
             argv: argv.to_vec(),
-            first: if settings.process_two.is_some() { First::Stub } else { First::Command },
+            first: if is_on(settings.process_two.as_ref()) { First::Stub } else { First::Command },
         },
     };
     let variables: Result<Vec<_>> = settings.setenv.iter().map(parse_variable).collect();
@@ -437,49 +450,4 @@ fn resolve_capabilities(settings: &Settings, network: Network) -> Result<caps::S
         set = set.remove(caps::Set::parse(&setting.text).map_err(|reason| setting.refuse(reason))?);
     }
     Ok(set)
-}
-
-fn resolve_unit(settings: &Settings) -> Result<Unit> {
-    let Some(keep) = &settings.keep_unit else {
-        return Ok(Unit::Scope {
-            slice: settings.slice.as_ref().map_or_else(|| Ok("machine.slice".to_owned()), parse_slice)?,
-            properties: settings.property.iter().map(parse_property).collect::<Result<_>>()?,
-        });
-    };
-    match settings.slice.iter().chain(&settings.property).next() {
-        Some(setting) => {
-            Err(setting
-                .refuse(format!("is for a scope of the machine's own, which {} rules out", keep.origin)))
-        }
-        None => Ok(Unit::Keep),
-    }
-}
-
-fn resolve_limits(settings: &Settings) -> Result<Vec<Limit>> {
-    let mut found = Vec::new();
-    for said in &settings.limits {
-        let parsed = limits::parse(said.key, &said.setting.text);
-        limits::add(&mut found, parsed.map_err(|reason| said.setting.refuse(reason))?);
-    }
-    Ok(found)
-}
-
-fn parse_property(setting: &Setting) -> Result<Property> {
-    Property::parse(&setting.text).map_err(|reason| setting.refuse(reason))
-}
-
-fn parse_slice(setting: &Setting) -> Result<String> {
-    let text = setting.text.as_str();
-    let name = text.strip_suffix(".slice").unwrap_or(text);
-    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.\\:".contains(&byte);
-    let parts_are_named = name.split('-').all(|part| !part.is_empty()) || name == "-";
-    if name.is_empty()
-        || name.len() > 200
-        || !name.bytes().all(valid)
-        || name.starts_with('.')
-        || !parts_are_named
-    {
-        return Err(setting.refuse("not the name of a slice, such as machine.slice or machine-web.slice"));
-    }
-    Ok(format!("{name}.slice"))
 }

@@ -6,9 +6,12 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
 
 use support::leftovers;
-use support::machine::{Machine, code, run};
+use support::machine::{Machine, code, osier, output, run};
 use support::tree::Tree;
 
 /// Options, with the files that they are for and what is in them then.
@@ -39,6 +42,8 @@ fn holds(option: &str, file: &str, value: &str) {
     let cgroup = machine.show()["cgroup"].as_str().unwrap().to_owned();
     machine.sh(&format!("echo max > /sys/fs/cgroup/{file}; true"));
     assert_eq!(fs::read_to_string(format!("{cgroup}/{file}")).unwrap().trim(), value);
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end().0, 0);
 }
 
 fn is_refused(option: &str, file: &str, controller: &str) {
@@ -71,4 +76,46 @@ fn a_value_that_is_none_is_refused_with_what_could_be() {
         assert_eq!(code(output.status), 2, "{stderr}");
         assert!(stderr.contains(reason), "{option}: {stderr}");
     }
+}
+
+/// What `osier set` says about something that cannot be, by which nothing changes.
+fn refused(name: &str, limits: &[&str]) -> (i32, String) {
+    let output = output(osier(["set", name]).args(limits));
+    assert!(!output.status.success(), "{limits:?}");
+    let kept = ["/etc", "/run"].map(|root| format!("{root}/systemd/nspawn/{name}.nspawn"));
+    assert!(kept.iter().all(|path| !Path::new(path).exists()), "{limits:?}");
+    (code(output.status), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn set_refuses_what_cannot_be() {
+    let tree = Tree::minimal();
+    let machine = Machine::minimal(&tree, &[]);
+    let name = machine.name.as_str();
+    for (limit, reason) in [
+        ("memory.maxx=1G", "there is no limit 'memory.maxx'\nhint: did you mean 'memory.max'?"),
+        ("TasksMax=5", "there is no limit 'TasksMax'\nhint: did you mean 'pids.max'?"),
+        ("colour=green", "there is no limit 'colour'\nhint: there are memory.max, "),
+        ("memory.max", "'memory.max' is not KEY=VALUE, such as memory.max=2G"),
+        ("pids.max=0", "pids.max=0: '0' is out of range: 1 to 4194304"),
+        ("cpu.max=150", "cpu.max=150: '150' is not a percentage of one CPU"),
+    ] {
+        let (code, stderr) = refused(name, &["cpu.weight=50", limit]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(&format!("osier: cannot limit '{name}': {reason}")), "{stderr}");
+    }
+    let slip = format!("{name}x");
+    let (code, stderr) = refused(&slip, &["pids.max=5"]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains(&format!("did you mean '{name}'?")), "{stderr}");
+
+    let there = fs::read_to_string(leftovers::cgroup2().join("cgroup.controllers")).unwrap();
+    if !there.split_whitespace().any(|controller| controller == "memory") {
+        let (code, stderr) = refused(name, &["memory.max=1G"]);
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.contains("cannot set memory.max: cgroup2 at "), "{stderr}");
+        assert!(stderr.contains("has no memory controller"), "{stderr}");
+    }
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end().0, 0);
 }

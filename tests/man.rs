@@ -135,3 +135,17 @@ fn the_pages_render_without_warnings() {
         assert!(output.status.success() && warnings.is_empty(), "{}: {warnings}", page.display());
     }
 }
+
+/// Each key that settings files can have, as a word in bold.
+#[test]
+fn every_key_of_settings_files_is_in_their_page() {
+    let text = std::fs::read_to_string(page().with_file_name("osier.nspawn.5")).unwrap();
+    let bold: Vec<_> =
+        text.lines().filter(|line| line.starts_with(".B")).flat_map(str::split_whitespace).collect();
+    let documented: Vec<_> = bold.iter().filter_map(|word| word.strip_suffix('=')).collect();
+    for (section, key) in osier::settings::nspawn::keys() {
+        assert!(documented.contains(&key), "{key}= of [{section}] is not in the page");
+        let heading = format!(".SH [{}]", section.to_uppercase().replace('-', "\\-"));
+        assert!(text.lines().any(|line| line == heading), "there is no {heading}");
+    }
+}

@@ -47,6 +47,9 @@ pub struct Invocation {
     /// Print nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
+    /// Read NAME.nspawn: below the command line, not, above it, or all of one that came with the image [default: yes]
+    #[arg(long, value_name = "MODE", value_parser = settings_values())]
+    pub settings: Option<String>,
 }
 
 /// Who the machine is.
@@ -213,6 +216,11 @@ fn booleans() -> PossibleValuesParser {
 
 fn register_values() -> PossibleValuesParser {
     PossibleValuesParser::new(yes_and_no().into_iter().chain([PossibleValue::new("auto")]))
+}
+
+fn settings_values() -> PossibleValuesParser {
+    let more = ["override", "trusted"].map(PossibleValue::new);
+    PossibleValuesParser::new(yes_and_no().into_iter().chain(more))
 }
 
 fn yes_and_no() -> [PossibleValue; 2] {

@@ -45,14 +45,7 @@ fn adopt(mount: &std::path::Path, relative: &std::path::Path) -> std::io::Result
 /// In the machine's own directory, above what is given to its payload, which so cannot lift them.
 fn limit(plan: &LaunchPlan, cgroup: &Cgroup) -> Result<()> {
     let LimitsPlan::Files { limits, memory } = &plan.limits else { return Ok(()) };
-    limits::write(limits, cgroup.path(), *memory).map_err(|refused| {
-        let error = Error::io(format!("cannot set {}", refused.limit), &refused.cause);
-        if refused.cause.kind() != io::ErrorKind::NotFound {
-            return error;
-        }
-        let (controller, path) = (refused.limit.controller(), cgroup.path().display());
-        error.because(format!("the {controller} controller cannot be enabled for '{path}'"))
-    })
+    limits::write(limits, cgroup.path(), *memory).map_err(|refused| refused.explain(cgroup.path()))
 }
 
 /// To root for now: with a private user namespace it is the machine's root.

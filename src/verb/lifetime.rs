@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 
+use super::said;
 use crate::cli::Invocation;
 use crate::console::{FrontEnd, FrontWire, Mode, Terminal, Terminals, front};
 use crate::error::{Context, Result};
@@ -15,8 +16,10 @@ use crate::machine::record::Store;
 use crate::machine::state::State;
 use crate::machine::{Attachment, Manner, Signals, Tenure, supervise};
 use crate::mount::table;
+use crate::name::MachineName;
 use crate::plan::{CgroupPlan, LaunchPlan};
-use crate::settings::Settings;
+use crate::settings::search::{self, Trust};
+use crate::settings::{Settings, nspawn};
 use crate::signal::Signal;
 use crate::spec::{Facts, MachineSpec};
 use crate::sys::{Forked, fork};
@@ -32,17 +35,59 @@ pub(super) fn live(
     let image = image::find(&argument.to_string_lossy()).map_err(|error| super::image::no_image(&error))?;
     let tree = Tree::open(&image.path).context(|| format!("cannot open '{}'", image.path.display()))?;
     let init = look(&image, &tree)?;
-    let spec = MachineSpec::resolve(settings, &facts(&image, &tree, init)?)?;
+    let sources = Sources { said: settings, image: &image, invocation };
+    let spec = MachineSpec::resolve(&sources.settings()?, &facts(&image, &tree, init)?)?;
     drop(tree);
     let plan = LaunchPlan::resolve(&spec, &host()?)?;
     if invocation.dry_run {
         super::print(&plan.to_string())?;
         return Ok(0);
     }
-    let quiet = invocation.quiet;
     match Terminal::of_caller(spec.console).context(|| "cannot use the terminal")? {
-        Some(terminal) if spec.console != Mode::Passive => on_terminal(terminal, &spec, plan, quiet),
-        _ => supervise_to_end(&spec, plan, None, quiet),
+        Some(terminal) if spec.console != Mode::Passive => on_terminal(terminal, spec, plan, &sources),
+        _ => supervise_to_end(spec, plan, None, &sources),
+    }
+}
+
+/// Where a machine's settings come from.
+struct Sources<'a> {
+    /// The command line.
+    said: &'a Settings,
+    image: &'a Image,
+    invocation: &'a Invocation,
+}
+
+impl Sources<'_> {
+    /// The command line's settings with those of the machine's file, where `--settings=` lets it have a say.
+    fn settings(&self) -> Result<Settings> {
+        let Self { said, image, invocation } = self;
+        let mode = invocation.settings.as_deref().unwrap_or("yes");
+        let name = said.machine.as_ref().map_or(image.name.as_str(), |machine| &machine.text);
+        let said = Settings::clone(said);
+        // What is no name for a machine is refused later, and is none for a file either.
+        if said::is_no(mode) || name.parse::<MachineName>().is_err() {
+            return Ok(said);
+        }
+        let Some(mut found) = search::find(name, &image.path)? else { return Ok(said) };
+        if mode == "trusted" {
+            found.trust = Trust::Full;
+        }
+        let (file, warnings) = nspawn::read(&found)?;
+        for warning in warnings.iter().filter(|_| !invocation.quiet) {
+            eprintln!("osier: {warning}");
+        }
+        Ok(if mode == "override" { file.over(said) } else { said.over(file) })
+    }
+
+    /// The limits as they are to be from now on, for a machine that reboots: `osier set` may have changed the file. All
+    /// else stays as the machine was started. A file that has been broken since leaves the limits as well.
+    fn reread_limits(&self, spec: &mut MachineSpec) {
+        match self.settings().and_then(|settings| MachineSpec::resolve_limits(&settings)) {
+            Ok(limits) => spec.limits = limits,
+            Err(error) => {
+                eprintln!("osier: '{}' keeps the limits that it was started with: {error}", spec.name)
+            }
+        }
     }
 }
 
@@ -63,14 +108,14 @@ fn facts(image: &Image, tree: &Tree, init: Option<FoundInit>) -> Result<Facts> {
     })
 }
 
-fn host() -> Result<HostFacts> {
+pub(super) fn host() -> Result<HostFacts> {
     let cgroup2 = table::read().and_then(|text| table::find_whole(&text, "cgroup2"));
     HostFacts::read(cgroup2.context(|| "cannot read the host's mounts")?)
         .context(|| "cannot look at the host")
 }
 
 /// On a terminal there are two processes: the front, which the user's shell waits for, and the supervisor.
-fn on_terminal(terminal: Terminal, spec: &MachineSpec, plan: LaunchPlan, quiet: bool) -> Result<u8> {
+fn on_terminal(terminal: Terminal, spec: MachineSpec, plan: LaunchPlan, sources: &Sources<'_>) -> Result<u8> {
     let (fronts, supervisors): (OwnedFd, OwnedFd) = front::pair().context(|| "cannot make a socket")?;
     match fork().context(|| "cannot fork")? {
         Forked::Parent(supervisor) => {
@@ -88,18 +133,19 @@ fn on_terminal(terminal: Terminal, spec: &MachineSpec, plan: LaunchPlan, quiet: 
         Forked::Child => {
             drop(fronts);
             nix::unistd::setsid().context(|| "cannot lead a session")?;
-            supervise_to_end(spec, plan, Some(FrontWire::new(supervisors, terminal)), quiet)
+            supervise_to_end(spec, plan, Some(FrontWire::new(supervisors, terminal)), sources)
         }
     }
 }
 
 /// The supervisor: boots the machine, again as often as it reboots, and cleans up behind it.
 fn supervise_to_end(
-    spec: &MachineSpec,
+    mut spec: MachineSpec,
     mut plan: LaunchPlan,
     front: Option<FrontWire>,
-    quiet: bool,
+    sources: &Sources<'_>,
 ) -> Result<u8> {
+    let quiet = sources.invocation.quiet;
     let mut signals = Signals::catch().context(|| "cannot catch signals")?;
     let mut tenure = Tenure::take(&plan, &Store::default())?;
     let (mut attachment, mut streams) =
@@ -107,7 +153,7 @@ fn supervise_to_end(
     let manner = manner(&plan);
     let ended = loop {
         let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &mut signals)?;
-        announce(spec, quiet, "runs; ^] three times within a second ends it");
+        announce(&spec, quiet, "runs; ^] three times within a second ends it");
         let reboots = matches!(plan.cgroup, CgroupPlan::Keep { .. });
         if !can_reboot(&plan) {
             streams = None;
@@ -118,13 +164,14 @@ fn supervise_to_end(
         if !again || reboots || !can_reboot(&plan) {
             break if again || ended != Ended::Rebooted { ended } else { Ended::PoweredOff };
         }
-        announce(spec, quiet, "reboots");
+        announce(&spec, quiet, "reboots");
+        sources.reread_limits(&mut spec);
         // The clocks start anew, against a host whose own have gone on.
-        plan = LaunchPlan::resolve(spec, &host()?)?;
+        plan = LaunchPlan::resolve(&spec, &host()?)?;
     };
     let shut = attachment.shut().context(|| "cannot remove the socket of the console");
     tenure.close().and(shut)?;
-    announce(spec, quiet, "has ended");
+    announce(&spec, quiet, "has ended");
     attachment.tell_end(ended.code());
     Ok(ended.code())
 }

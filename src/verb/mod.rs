@@ -16,6 +16,7 @@ mod may;
 pub mod run;
 mod said;
 mod schema;
+pub mod set;
 pub mod shell;
 pub mod show;
 pub mod status;
@@ -56,6 +57,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::Poweroff(options) => stop::poweroff(options, &Store::default()),
         Verb::Reboot(options) => stop::reboot(options, &Store::default()),
         Verb::Top(options) => return top::execute(options, &Store::default()),
+        Verb::Set(options) => set::execute(options, &Store::default()),
         Verb::Terminate(options) => stop::terminate(options, &Store::default()),
         Verb::Kill(options) => kill::execute(options, &Store::default()),
         Verb::Freeze(options) => freeze::freeze(options, &Store::default()),

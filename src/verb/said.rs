@@ -62,6 +62,11 @@ pub(super) fn settings(options: &MachineOptions, arguments: &[OsString]) -> Sett
     }
 }
 
+/// Whether a word of the command line that may be a boolean is systemd's no.
+pub(super) fn is_no(text: &str) -> bool {
+    ["no", "false", "off", "0", "n", "f"].contains(&text)
+}
+
 fn said_limits(options: &Limits) -> Vec<LimitSetting> {
     let Limits { memory, cpus, tasks, io, cpuset } = options;
     let once = [

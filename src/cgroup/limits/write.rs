@@ -17,6 +17,7 @@ use cgroups_rs::fs::memory::{MemController, SetMemory};
 use cgroups_rs::fs::pid::PidController;
 
 use super::{Amount, Limit};
+use crate::error::Error;
 
 /// Microseconds: the kernel's own period.
 const PERIOD: u64 = 100_000;
@@ -28,6 +29,22 @@ pub struct Refused {
     pub limit: Limit,
     /// `ENOENT` when its controller is not enabled for the directory.
     pub cause: io::Error,
+}
+
+impl Refused {
+    /// What the operator reads about it; `cgroup` is the directory that was written to.
+    pub fn explain(&self, cgroup: &Path) -> Error {
+        let error = Error::io(format!("cannot set {}", self.limit), &self.cause);
+        let (controller, path) = (self.limit.controller(), cgroup.display());
+        match self.cause.raw_os_error() {
+            Some(libc::ENOENT) => {
+                error.because(format!("the {controller} controller is not enabled for '{path}'"))
+            }
+            // blkcg_conf_open_bdev() of block/blk-cgroup.c.
+            Some(libc::ENODEV) => error.because("there is no such disk, or it cannot be limited"),
+            _ => error,
+        }
+    }
 }
 
 /// Writes all of `limits` to the directory `cgroup`, on a host with so many bytes of memory.
