@@ -4,6 +4,7 @@
 //! typed; defaults are said in the help and applied in `spec`. Long option names are systemd-nspawn's wherever the
 //! meaning is the same, verbs are machinectl's.
 
+pub mod complete;
 mod console;
 mod launch;
 mod session;

@@ -5,11 +5,16 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use osier::cli::Cli;
+use osier::cli::{Cli, complete};
 use osier::error::Error;
 use osier::verb;
 
 fn main() -> ExitCode {
+    match complete::answer() {
+        Ok(complete::Asked::No) => {}
+        Ok(complete::Asked::Answered) => return ExitCode::SUCCESS,
+        Err(refusal) => return usage(&refusal),
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(refusal) => return usage(&refusal),

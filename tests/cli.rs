@@ -82,19 +82,41 @@ fn a_closed_pipe_is_no_failure_and_a_full_disk_is_one() {
     assert_eq!(text(&full.stderr), "osier: cannot write to standard output: no space left on device\n");
 }
 
+/// What the script of bash offers for a line whose last word is being typed.
+fn completed(words: &[&str]) -> Vec<String> {
+    let script = r#"source <(osier completions bash); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9
+        _clap_complete_osier osier "${COMP_WORDS[COMP_CWORD]}" && printf '%s\n' "${COMPREPLY[@]}""#;
+    let directory = Path::new(env!("CARGO_BIN_EXE_osier")).parent().unwrap();
+    let output = Command::new("bash")
+        .args(["-c", script, "bash"])
+        .args(words)
+        .env("PATH", format!("{}:/usr/bin:/bin", directory.display()))
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {output:?}");
+    text(&output.stdout).lines().map(str::to_owned).collect()
+}
+
 #[test]
-fn completions_know_every_verb() {
+fn completion_knows_verbs_options_values_and_paths() {
+    assert_eq!(completed(&["osier", "termi"]), ["terminate"]);
+    assert_eq!(completed(&["osier", "boot", "--clock-b"]), ["--clock-boottime"]);
+    assert_eq!(completed(&["osier", "top", "--sort", "m"]), ["memory"]);
+    assert_eq!(completed(&["osier", "boot", "/us"]), ["/usr/"]);
+    assert!(completed(&["osier", "image", "build", "mini"]).contains(&"minimal".to_owned()));
+    assert_eq!(completed(&["osier", "status", "no-such-machine"]), [""; 1], "nothing is offered");
+}
+
+#[test]
+fn every_shell_has_a_script() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = osier(&["completions", shell]);
-        assert!(output.status.success());
-        for word in ["terminate", "clock-boottime", "no-legend"] {
-            assert!(text(&output.stdout).contains(word), "{shell}: {word}");
-        }
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}");
+        let script = text(&output.stdout);
+        assert!(script.contains("_OSIER_COMPLETE") && script.contains("osier"), "{shell}: {script}");
     }
-    let script = osier(&["completions", "bash"]).stdout;
-    let mut shell = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(&mut shell.stdin.take().unwrap(), &script).unwrap();
-    assert!(shell.wait().unwrap().success(), "bash refuses its completion script");
+    let wrong = Command::new(env!("CARGO_BIN_EXE_osier")).env("_OSIER_COMPLETE", "csh").output().unwrap();
+    assert!(!wrong.status.success() && wrong.stdout.is_empty(), "{wrong:?}");
 }
 
 #[test]

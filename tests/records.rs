@@ -32,11 +32,18 @@ impl Machines {
     }
 
     fn osier(&self, arguments: &[&str]) -> Output {
+        self.osier_with(&[], arguments)
+    }
+
+    /// With these variables in its environment, `NAME=VALUE`.
+    fn osier_with(&self, environment: &[&str], arguments: &[&str]) -> Output {
         let script = "mount -t tmpfs tmpfs /run && mkdir -p /run/osier/machines && \
             mount --bind \"$1\" /run/osier/machines && shift && exec \"$@\"";
         Command::new("unshare")
             .args(["--mount", "--propagation=private", "sh", "-c", script, "sh"])
             .arg(&self.directory)
+            .arg("env")
+            .args(environment)
             .arg(env!("CARGO_BIN_EXE_osier"))
             .args(arguments)
             .output()
@@ -238,6 +245,32 @@ fn a_number_that_is_another_process_now_is_not_killed() {
     stranger.kill().unwrap();
     stranger.wait().unwrap();
     assert!(survived, "a process outside of the machine was killed");
+}
+
+/// What a shell's script asks (fish's needs no more than this), with the answer: the last word is being typed.
+#[test]
+fn completion_offers_the_machines_that_run() {
+    let machines = Machines::new("completion");
+    let claims = ["web", "web-2", "mail"].map(|name| machines.start(name, std::process::id()));
+    let claimed = machines.store.claim("web-starting").unwrap();
+    for (line, offered) in [
+        (&["status", "we"][..], "web\nweb-2\n"),
+        (&["show", "web", ""], "mail\nweb\nweb-2\n"),
+        (&["terminate", "x"], ""),
+        (&["shell", "root@ma"], "root@mail\n"),
+        (&["shell", "m"], "mail\n"),
+        (&["poweroff", "mail", "web-"], "web-2\n"),
+    ] {
+        let words: Vec<_> = ["--", "osier"].iter().chain(line).copied().collect();
+        let output = machines.osier_with(&["_OSIER_COMPLETE=fish"], &words);
+        let names: String = stdout(&output)
+            .lines()
+            .map(|line| line.split('\t').next().unwrap().to_owned() + "\n")
+            .filter(|name| !name.starts_with('-'))
+            .collect();
+        assert_eq!(names, offered, "{line:?}");
+    }
+    drop((claims, claimed));
 }
 
 #[test]

@@ -148,20 +148,29 @@ fn derive_name(typed: &Path, canonical: &Path) -> String {
 }
 
 /// At most three names in `paths` that a slip of the finger turns into `name`.
-fn near(paths: &[&Path], name: &str) -> Vec<String> {
+/// The names of all images in the directories `paths`, in order and each once.
+pub fn names_in(paths: &[&Path]) -> Vec<String> {
     let entries = paths.iter().filter_map(|path| fs::read_dir(path).ok()).flatten().flatten();
-    let mut close: Vec<(usize, String)> = entries
+    let mut names: Vec<_> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|found| !found.starts_with('.'))
+        .map(|found| found.strip_suffix(".raw").map(ToOwned::to_owned).unwrap_or(found))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn near(paths: &[&Path], name: &str) -> Vec<String> {
+    let mut close: Vec<(usize, String)> = names_in(paths)
+        .into_iter()
         .filter_map(|found| {
-            let found = found.strip_suffix(".raw").map(ToOwned::to_owned).unwrap_or(found);
             let distance = strsim::osa_distance(name, &found);
             let longer = !name.is_empty() && found.starts_with(name);
             (distance <= (name.chars().count() / 3).min(2) || longer).then_some((distance, found))
         })
         .collect();
     close.sort();
-    close.dedup();
     close.into_iter().take(3).map(|(_, found)| found).collect()
 }
 

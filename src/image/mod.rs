@@ -20,6 +20,6 @@ mod tool;
 pub use build::{BuildError, Built, MACHINES, Progress, build};
 pub use init::{Init, Shutdown, Way};
 pub use lock::{Access, TreeLock};
-pub use lookup::{Image, Kind, LookupError, SEARCH_PATH, find, find_in};
+pub use lookup::{Image, Kind, LookupError, SEARCH_PATH, find, find_in, names_in};
 pub use os::{FoundInit, NoInit, OsRelease, Tree};
 pub use recipe::{Recipe, RecipeError, names};

@@ -1,4 +1,5 @@
-//! `osier top`: what it says of machines that run, and what it does to the terminal that it runs on.
+//! What somebody at a terminal has who looks at machines: `osier top`, what it says and what it does to the terminal, and
+//! completion of machines' names in bash.
 #![expect(clippy::unwrap_used, reason = "a test that cannot run the program has failed")]
 
 #[expect(dead_code, reason = "each test uses a part of what they share")]
@@ -163,4 +164,26 @@ fn a_panic_puts_the_terminal_back_before_it_is_told() {
     terminal.await_text("on purpose");
     let screen = terminal.screen();
     assert!(screen.find(LEFT).unwrap() < screen.find("on purpose").unwrap(), "{screen:?}");
+}
+
+/// Types in a real bash, which has sourced the script and nothing else; TAB is `\t`.
+#[test]
+fn bash_completes_the_name_of_a_machine_that_runs() {
+    let tree = Tree::minimal();
+    let machine = Machine::minimal(&tree, &["--register=no", "--network=none"]);
+    let path = format!("{}:/usr/bin:/bin", program().parent().unwrap().display());
+    let mut command = Command::new("bash");
+    command.args(["--noprofile", "--norc", "-i"]).env("PATH", path).env("PS1", "at> ").env("TERM", "xterm");
+    let terminal = Terminal::new();
+    terminal.resize(24, 200);
+    let mut shell = terminal.spawn(&command);
+    terminal.await_text("at> ");
+    terminal.press("source <(osier completions bash); echo rea''dy\n");
+    terminal.await_text("ready\r");
+    let typed = &machine.name[..machine.name.len() - 3];
+    terminal.press(format!("osier show -p Name {typed}\t\n"));
+    terminal.await_text(&format!("Name={}\r", machine.name));
+    terminal.press(format!("osier termi\t{typed}\t && exit 7\n"));
+    assert_eq!(code(wait(&mut shell, &|| terminal.screen())), 7, "{}", terminal.screen());
+    machine.end();
 }

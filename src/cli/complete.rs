@@ -1,0 +1,178 @@
+//! Completion: a shell's script asks osier itself, which knows its command line, the machines that run and the images.
+//!
+//! The script sets [`ASKED`] in the environment; without it this costs one look there. No bus is asked: machined keeps a
+//! file for each machine, and osier its records.
+//!
+//! Which names an argument takes is said by what the definition calls its value: `NAME` a machine's, and `NAME|PATH` an
+//! image's; a verb that starts machines takes images as `NAME`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::Path;
+
+use clap::{Arg, Command, CommandFactory};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
+use clap_complete::env::{CompleteEnv, Shells};
+
+use super::Cli;
+use crate::image;
+use crate::machine::record::Store;
+
+/// The variable by which a script asks.
+const ASKED: &str = "_OSIER_COMPLETE";
+/// Where machined keeps a file for each machine (machine_save() in systemd's src/machine/machine.c); not missed where it is
+/// not there.
+const MACHINED: &str = "/run/systemd/machines";
+/// The verbs whose `NAME` is an image's: what they name need not run yet.
+const STARTERS: [&str; 3] = ["start", "enable", "disable"];
+
+/// Whether a script asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// No: osier was started to do something.
+    No,
+    /// Yes, and the answer was written to standard output.
+    Answered,
+}
+
+/// Answers a script that asks.
+///
+/// # Errors
+/// When its shell is none that is known, or standard output cannot be written to.
+pub fn answer() -> clap::error::Result<Asked> {
+    if std::env::var_os(ASKED).is_none() {
+        return Ok(Asked::No);
+    }
+    let directory = std::env::current_dir().ok();
+    let answered = CompleteEnv::with_factory(command)
+        .var(ASKED)
+        .try_complete(std::env::args_os(), directory.as_deref())?;
+    Ok(if answered { Asked::Answered } else { Asked::No })
+}
+
+/// The script for a shell, by the name of the shell.
+///
+/// # Errors
+/// `Unsupported` for a shell that the engine does not have.
+pub fn script(shell: &str) -> std::io::Result<Vec<u8>> {
+    let shells = Shells::builtins();
+    let shell = shells.completer(shell).ok_or(std::io::ErrorKind::Unsupported)?;
+    let mut script = Vec::new();
+    shell.write_registration(ASKED, "osier", "osier", "osier", &mut script)?;
+    Ok(script)
+}
+
+/// The definition, with the completion of names added to it.
+fn command() -> Command {
+    Cli::command().mut_subcommands(|verb| {
+        let machines: ArgValueCompleter = match verb.get_name() {
+            starter if STARTERS.contains(&starter) => ArgValueCompleter::new(images),
+            _ => ArgValueCompleter::new(machines),
+        };
+        verb.mut_args(|argument| complete(argument, &machines)).mut_subcommands(|below| {
+            below.mut_args(|argument| complete(argument, &ArgValueCompleter::new(images)))
+        })
+    })
+}
+
+fn complete(argument: Arg, names: &ArgValueCompleter) -> Arg {
+    if !argument.is_positional() {
+        return argument;
+    }
+    let value = argument.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
+    match value.as_deref() {
+        Some("NAME") => argument.add(names.clone()),
+        Some("[USER@]NAME") => argument.add(ArgValueCompleter::new(users_machines)),
+        Some("NAME|PATH") => argument.add(ArgValueCompleter::new(trees)),
+        Some("RECIPE|PATH") => argument.add(ArgValueCompleter::new(recipes)),
+        _ => argument,
+    }
+}
+
+fn candidates(names: impl IntoIterator<Item = String>, typed: &str) -> Vec<CompletionCandidate> {
+    names.into_iter().filter(|name| name.starts_with(typed)).map(CompletionCandidate::new).collect()
+}
+
+fn machines(typed: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(running(Path::new(MACHINED)), &typed.to_string_lossy())
+}
+
+/// The machines that run: osier's, and those that machined has a file for. `.host` is the host, and links beside the files
+/// name their units (`unit:…`).
+fn running(machined: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        Store::default().list().unwrap_or_default().into_iter().map(|record| record.name).collect();
+    let others = fs::read_dir(machined).into_iter().flatten().flatten();
+    let others = others.filter_map(|entry| entry.file_name().into_string().ok());
+    names.extend(others.filter(|name| !name.starts_with('.') && !name.contains(':')));
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// A machine after who it is that goes in.
+fn users_machines(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy();
+    let before = typed.rfind('@').map_or("", |at| &typed[..=at]);
+    candidates(running(Path::new(MACHINED)).into_iter().map(|name| format!("{before}{name}")), &typed)
+}
+
+fn images(typed: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(image::names_in(&image::SEARCH_PATH.map(Path::new)), &typed.to_string_lossy())
+}
+
+/// An image by its name, or a directory as soon as there is a slash.
+fn trees(typed: &OsStr) -> Vec<CompletionCandidate> {
+    or_path(typed, images, PathCompleter::dir())
+}
+
+fn recipes(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let names = |typed: &OsStr| candidates(image::names(), &typed.to_string_lossy());
+    or_path(typed, names, PathCompleter::file())
+}
+
+fn or_path(
+    typed: &OsStr,
+    names: impl Fn(&OsStr) -> Vec<CompletionCandidate>,
+    paths: PathCompleter,
+) -> Vec<CompletionCandidate> {
+    let is_path = typed.to_string_lossy().contains('/');
+    if is_path { paths.complete(&OsString::from(typed)) } else { names(typed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_argument_that_is_a_name_completes() {
+        let names = |argument: &&Arg| {
+            let value = argument.get_value_names().and_then(|names| names.first());
+            argument.is_positional() && value.is_some_and(|value| value.as_str().contains("NAME"))
+        };
+        let command = command();
+        let verbs: Vec<_> =
+            command.get_subcommands().flat_map(|verb| verb.get_subcommands().chain([verb])).collect();
+        let found: Vec<_> = verbs
+            .iter()
+            .flat_map(|verb| verb.get_arguments().filter(names).map(move |name| (verb, name)))
+            .collect();
+        assert!(found.len() > 5, "{found:?}");
+        for (verb, name) in found {
+            assert!(name.get::<ArgValueCompleter>().is_some(), "{} {}", verb.get_name(), name.get_id());
+        }
+    }
+
+    #[test]
+    fn machined_files_are_names_and_nothing_else_there_is() {
+        let directory = std::env::temp_dir().join(format!("osier-complete-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        for file in ["others", ".host", "unit:machine-others.scope"] {
+            fs::write(directory.join(file), "").unwrap();
+        }
+        let found = running(&directory);
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(found.contains(&"others".to_owned()), "{found:?}");
+        assert!(!found.iter().any(|name| name.contains("host") || name.contains(':')), "{found:?}");
+    }
+}
