@@ -22,6 +22,7 @@ pub use console::Attach;
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::Shell;
 pub use set::Set;
+pub use session::{Login, Shell};
 pub use show::{Check, List, Show, Sort, Status, Top};
 pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
 pub use transfer::{CopyFrom, CopyOptions, CopyTo};
@@ -51,6 +52,8 @@ pub enum Verb {
     Status(Status),
     /// Show all that is known about a machine, for programs
     Show(Show),
+    /// Log in to a machine that runs, at a prompt of its own
+    Login(Login),
     /// Open a shell, or run a command, in a machine that runs
     Shell(Shell),
     /// Shut machines down, and wait until they have ended

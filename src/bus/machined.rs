@@ -3,7 +3,7 @@
 //! The public functions are for short-lived verbs: each opens the bus for itself, in this process, and zbus starts threads.
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use zbus::blocking::Connection;
@@ -224,6 +224,42 @@ fn take<T: TryFrom<OwnedValue>>(properties: &mut Properties, name: &str) -> Opti
 /// As [`list`]; [`BusError::Refused`] with `NoSuchMachine` for a name that machined does not know.
 pub fn terminate(name: &str) -> Result<(), BusError> {
     call(&open()?, MANAGER, "TerminateMachine", &name).map(drop).map_err(no_machined)
+}
+
+/// Opens a terminal at which the machine's systemd shows a login prompt (`container-getty@.service`); its master.
+///
+/// # Errors
+/// As [`terminate`]; [`BusError::Refused`] for a machine without systemd and a bus, and for who may not (polkit,
+/// `org.freedesktop.machine1.login`).
+pub fn open_login(name: &str) -> Result<OwnedFd, BusError> {
+    let answer = call(&open()?, MANAGER, "OpenMachineLogin", &name).map_err(no_machined)?;
+    let (master, _): (zbus::zvariant::OwnedFd, String) = arguments(&answer, "OpenMachineLogin")?;
+    Ok(master.into())
+}
+
+/// What [`open_shell`] opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shell<'a> {
+    /// The user inside, by name.
+    pub user: &'a str,
+    /// The program, absolute; empty for the user's login shell.
+    pub program: &'a str,
+    /// Its arguments, its name first; empty for the name alone.
+    pub arguments: &'a [String],
+    /// `NAME=VALUE`, beside what PAM's stack for login sets.
+    pub environment: &'a [String],
+}
+
+/// Opens a terminal on which the machine's systemd runs a shell in a PAM session; its master.
+///
+/// # Errors
+/// As [`open_login`] (polkit, `org.freedesktop.machine1.shell`).
+pub fn open_shell(name: &str, shell: &Shell<'_>) -> Result<OwnedFd, BusError> {
+    let Shell { user, program, arguments: argv, environment } = shell;
+    let body = (name, user, program, argv, environment);
+    let answer = call(&open()?, MANAGER, "OpenMachineShell", &body).map_err(no_machined)?;
+    let (master, _): (zbus::zvariant::OwnedFd, String) = arguments(&answer, "OpenMachineShell")?;
+    Ok(master.into())
 }
 
 /// Sends a signal.

@@ -9,6 +9,7 @@
 //!
 //! Refused here: any policy of what to do without a bus. [`BusError`] says which part is not there; the caller decides.
 
+mod apart;
 mod call;
 mod clerk;
 pub mod machined;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use apart::apart;
 pub use property::{Property, PropertyError, Value};
 pub use registrar::Registrar;
 

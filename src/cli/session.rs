@@ -30,3 +30,11 @@ pub struct Shell {
     #[arg(long)]
     pub session: bool,
 }
+/// `osier login`.
+#[derive(Debug, Args)]
+#[command(after_help = "Escapes on a terminal, within one second:\n  ^]^]^] or ^]^]d  hang up")]
+pub struct Login {
+    /// Machine
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}

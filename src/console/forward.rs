@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::Pid;
 use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize};
 
 use super::audience::{Audience, Keyboard};
@@ -43,6 +44,9 @@ pub enum Event {
     ReaderGone(Errno),
     /// Input is at its end.
     InputEnded,
+    /// Nobody has the slave open any more, and what was written to it has been read; only after
+    /// [`Forwarder::release`].
+    HungUp,
 }
 
 /// How [`Forwarder::drain`] ended.
@@ -89,11 +93,22 @@ impl Ends {
     }
 }
 
-/// A master, and its slave held open against hang-ups.
+/// A master, and its slave held open against hang-ups, until these are wanted.
 #[derive(Debug)]
 struct Line {
     master: OwnedFd,
-    _slave: OwnedFd,
+    hold: Hold,
+}
+
+/// Whether the slave is held open.
+#[derive(Debug)]
+enum Hold {
+    /// It is: there is no hang-up.
+    Held { _slave: OwnedFd },
+    /// It is not any more.
+    Released,
+    /// It is not, and was hung up.
+    HungUp,
 }
 
 /// See the [module's](self) page.
@@ -109,6 +124,7 @@ pub struct Forwarder {
     /// Input ended, and the payload is still to be told.
     end_due: bool,
     last_typed: u8,
+    carried: u64,
     events: VecDeque<Event>,
 }
 
@@ -136,6 +152,7 @@ impl Forwarder {
             flow: Flow::Flowing,
             end_due: false,
             last_typed: b'\n',
+            carried: 0,
             events: VecDeque::new(),
         }
     }
@@ -154,7 +171,7 @@ impl Forwarder {
         let flags = rustix::fs::fcntl_getfl(&master)?;
         rustix::fs::fcntl_setfl(&master, flags | rustix::fs::OFlags::NONBLOCK)?;
         let slave = pty::open_peer(&master)?;
-        self.line = Some(Line { master, _slave: slave });
+        self.line = Some(Line { master, hold: Hold::Held { _slave: slave } });
         self.inbound.clear();
         self.follow_window()
     }
@@ -180,6 +197,23 @@ impl Forwarder {
     /// The caller's input comes first.
     fn keyboard(&self) -> Keyboard {
         if self.ends.input.is_some() { Keyboard::Taken } else { Keyboard::Free }
+    }
+
+    /// The session whose controlling terminal the pty is; `None` while it is nobody's.
+    pub fn session(&self) -> Option<Pid> {
+        rustix::termios::tcgetsid(&self.line.as_ref()?.master).ok()
+    }
+
+    /// So many bytes have come from the pty.
+    pub fn carried(&self) -> u64 {
+        self.carried
+    }
+
+    /// From here on the pty's hang-up is an event, [`Event::HungUp`].
+    pub fn release(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.hold = Hold::Released;
+        }
     }
 
     /// Whether what the user types is read; see [`super::FromFront::Input`].
@@ -295,9 +329,23 @@ impl Forwarder {
 
     /// From the pty to its readers.
     fn outward(&mut self) -> io::Result<Progress> {
-        let Some(line) = &self.line else { return Ok(Progress::Dry) };
+        let Some(line) = &mut self.line else { return Ok(Progress::Dry) };
         for _ in 0..ROUNDS {
-            let source = fill(&mut self.outbound, &mut self.audience, &line.master)?;
+            let room = self.outbound.room();
+            let filled = fill(&mut self.outbound, &mut self.audience, &line.master);
+            self.carried += (room - self.outbound.room()) as u64;
+            let source = match (filled, &line.hold) {
+                (source, Hold::Held { .. }) => source?,
+                // What was written before is in the queue by now.
+                (Err(error), hold) if error.raw_os_error() == Some(libc::EIO) => {
+                    if matches!(hold, Hold::Released) {
+                        line.hold = Hold::HungUp;
+                        self.events.push_back(Event::HungUp);
+                    }
+                    Progress::Dry
+                }
+                (source, _) => source?,
+            };
             self.audience.write();
             match &self.ends.output {
                 None => self.outbound.clear(),

@@ -94,7 +94,7 @@ impl Attachment {
                     return Ok(None);
                 }
                 Event::Request(request) => return Ok(Some(FromUser::Request(request))),
-                Event::ReaderGone(_) | Event::InputEnded => {}
+                Event::ReaderGone(_) | Event::InputEnded | Event::HungUp => {}
             }
         }
         Ok(None)

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -51,6 +52,13 @@ pub(super) fn on_terminal(
     }
 }
 
+/// How often is looked whether a session has begun, milliseconds.
+const TICK: u16 = 5;
+/// So long after its last word a process that was never seen is taken to have ended.
+const SETTLED: Duration = Duration::from_millis(300);
+/// So long a machine's systemd may take to start one.
+const LATEST: Duration = Duration::from_secs(10);
+
 /// The caller's side.
 pub(super) struct Seat {
     line: Line,
@@ -67,6 +75,8 @@ enum Line {
 enum Told {
     Signal(i32),
     HangUp,
+    /// Nothing: it has hung up itself.
+    Ended,
 }
 
 /// How the serving ended.
@@ -126,6 +136,10 @@ impl Seat {
             match self.turn()? {
                 None => {}
                 Some(Told::Signal(number)) => signal(number)?,
+                Some(Told::Ended) => {
+                    self.finish()?;
+                    return Ok(Left::Ended);
+                }
                 Some(Told::HangUp) => {
                     // The pty goes with its master: its foreground processes and their session get SIGHUP (man 7 pty).
                     self.line = Line::Pty(Box::new(Forwarder::new(Ends::new(None, None)?)));
@@ -135,6 +149,37 @@ impl Seat {
                 }
             }
         }
+    }
+
+    /// Serves a pty whose process is nobody's child here, until that process's session has begun and ended: then
+    /// [`Seat::serve`] returns with the hang-up of the pty. One that ends before it is seen counts as ended once it has
+    /// written and been gone for [`SETTLED`], or was never seen within [`LATEST`].
+    ///
+    /// Until then the pty is held open: it has a hang-up before anybody opens it, too.
+    ///
+    /// # Errors
+    /// As [`Seat::serve`].
+    pub(super) fn serve_until_hang_up(mut self, ends: &[BorrowedFd<'_>]) -> io::Result<Left> {
+        let start = Instant::now();
+        let mut last = None;
+        while let Line::Pty(forwarder) = &mut self.line {
+            let quiet = last.is_some_and(|last: Instant| last.elapsed() > SETTLED);
+            if forwarder.session().is_some() || quiet || start.elapsed() > LATEST {
+                forwarder.release();
+                break;
+            }
+            let before = forwarder.carried();
+            if self.wait(ends, PollTimeout::from(TICK))? {
+                break;
+            }
+            if let Some(Told::HangUp) = self.turn()? {
+                return Ok(Left::HungUp);
+            }
+            if matches!(&self.line, Line::Pty(forwarder) if forwarder.carried() > before) {
+                last = Some(Instant::now());
+            }
+        }
+        self.serve(ends, |_| Ok(()))
     }
 
     /// Whether one of `ends` is ready.
@@ -170,8 +215,10 @@ impl Seat {
             }
         };
         while let Some(event) = forwarder.turn()? {
-            if let Event::Request(Request::Stop | Request::Detach) = event {
-                return Ok(Some(Told::HangUp));
+            match event {
+                Event::Request(Request::Stop | Request::Detach) => return Ok(Some(Told::HangUp)),
+                Event::HungUp => return Ok(Some(Told::Ended)),
+                Event::Request(_) | Event::ReaderGone(_) | Event::InputEnded => {}
             }
         }
         Ok(None)

@@ -12,7 +12,9 @@ pub mod image;
 pub mod kill;
 mod lifetime;
 pub mod list;
+pub mod login;
 mod may;
+mod opened;
 pub mod run;
 mod said;
 mod schema;
@@ -53,6 +55,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::List(options) => list::execute(options, &Store::default()),
         Verb::Status(options) => status::execute(options, &Store::default()),
         Verb::Show(options) => show::execute(options, &Store::default()),
+        Verb::Login(options) => login::execute(options, &Store::default()),
         Verb::Shell(options) => return shell::execute(options, &Store::default()),
         Verb::Poweroff(options) => stop::poweroff(options, &Store::default()),
         Verb::Reboot(options) => stop::reboot(options, &Store::default()),

@@ -6,7 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::attended::{Left, Seat, on_terminal};
+use super::may::may;
+use super::opened::{self, Wanted};
 use super::running;
+use crate::bus::machined;
 use crate::cli::Shell;
 use crate::console::{Asked, FrontWire, Mode, Terminal, Terminals};
 use crate::error::{Context, Error, Kind, Result};
@@ -18,6 +21,8 @@ use crate::settings::Setting;
 use crate::spec;
 use crate::user::User;
 
+/// What stands after "cannot".
+const ACTION: &str = "open a shell in";
 /// So long the machine's name services may take to say who a user is.
 const LOOKUP: Duration = Duration::from_secs(10);
 
@@ -28,8 +33,12 @@ const LOOKUP: Duration = Duration::from_secs(10);
 pub fn execute(options: &Shell, store: &Store) -> Result<u8> {
     let (user, name) = target(options)?;
     let [record] = running(store, &[name.to_owned()])?.try_into().map_err(|_| Error::usage("one machine"))?;
-    let what = format!("cannot open a shell in '{name}'");
+    let what = format!("cannot {ACTION} '{name}'");
     let within = |error: Error| error.within(what.as_str());
+    if options.session {
+        return session(options, user, &record).map(|()| 0);
+    }
+    may(&record, ACTION)?;
     let (door, entry) = enter(store, &record).map_err(within)?;
     let mode = Mode::resolve(Asked::RunDefault, Terminals::of_caller());
     let command = command(options, user, &entry, mode).map_err(within)?;
@@ -44,6 +53,30 @@ pub fn execute(options: &Shell, store: &Store) -> Result<u8> {
         eprintln!("osier: machine '{name}' has ended");
     }
     Ok(code)
+}
+
+/// A session of the machine's systemd. machined relays no exit status.
+fn session(options: &Shell, user: &str, record: &Record) -> Result<()> {
+    let text = |words: &OsString| {
+        words.clone().into_string().map_err(|_| Error::usage("what goes over the bus has to be UTF-8"))
+    };
+    let arguments: Vec<String> = options.command.iter().map(text).collect::<Result<_>>()?;
+    let program = arguments.first().map(String::as_str).unwrap_or_default();
+    if !program.is_empty() && !program.starts_with('/') {
+        return Err(Error::usage(format!("'{program}' is not an absolute path"))
+            .hint("with --session nothing is looked up in PATH"));
+    }
+    let mut environment = Vec::new();
+    for variable in &options.setenv {
+        if let Some((key, value)) = spec::parse_variable(&Setting::flag("--setenv", variable))? {
+            environment.push(format!("{key}={}", text(&value)?));
+        }
+    }
+    if let Ok(term) = std::env::var("TERM") {
+        environment.push(format!("TERM={term}"));
+    }
+    let shell = machined::Shell { user, program, arguments: &arguments, environment: &environment };
+    opened::serve(record, Wanted::Shell(&shell), ACTION)
 }
 
 /// `USER@NAME`, and the machine it is about.
