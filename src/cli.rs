@@ -20,9 +20,8 @@ use clap::{Args, Parser, Subcommand};
 
 pub use console::Attach;
 pub use launch::{Invocation, Limits, MachineOptions};
-pub use session::Shell;
-pub use set::Set;
 pub use session::{Login, Shell};
+pub use set::Set;
 pub use show::{Check, List, Show, Sort, Status, Top};
 pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
 pub use transfer::{CopyFrom, CopyOptions, CopyTo};
