@@ -24,7 +24,7 @@ pub use session::{Login, Shell};
 pub use set::Set;
 pub use show::{Check, List, Show, Sort, Status, Top};
 pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
-pub use transfer::{CopyFrom, CopyOptions, CopyTo};
+pub use transfer::{Bind, CopyFrom, CopyOptions, CopyTo};
 
 /// Boots OS trees as machines, with their own init, namespaces, cgroup and clocks
 #[derive(Debug, Parser)]
@@ -77,6 +77,8 @@ pub enum Verb {
     CopyFrom(CopyFrom),
     /// Limit what a running machine may use, now and from now on
     Set(Set),
+    /// Mount a file or a directory of the host's in a machine that runs
+    Bind(Bind),
     /// Say what this host can do, and what to do about what is missing
     Check(Check),
     /// Make the trees that machines run from

@@ -63,3 +63,22 @@ pub struct CopyConsent {
     #[arg(long)]
     pub devices: bool,
 }
+
+/// `osier bind`.
+#[derive(Debug, Args)]
+pub struct Bind {
+    /// Machine
+    pub name: String,
+    /// File or directory on the host
+    #[arg(value_name = "SRC")]
+    pub source: PathBuf,
+    /// Where it is to be seen in the machine [default: as SRC]
+    #[arg(value_name = "DST")]
+    pub target: Option<PathBuf>,
+    /// Read-only, with all that is mounted below it
+    #[arg(long, visible_alias = "read-only")]
+    pub ro: bool,
+    /// Make the mount point, and the directories above it, where it is missing
+    #[arg(long)]
+    pub mkdir: bool,
+}

@@ -1,9 +1,10 @@
-//! Mounts: what can be mounted and made inside a root ([`op`]), the root itself ([`root`]), the host's own mounts
-//! ([`table`]).
+//! Mounts: what can be mounted and made inside a root ([`op`]), the root itself ([`root`]), what is mounted later
+//! ([`live`]), the host's own mounts ([`table`]).
 //!
 //! Every [`op::Op`] is executed with the machine's root already as `/` (pivot_root(2)): no path, however it is
 //! symlinked inside the tree, can name anything outside.
 
+pub mod live;
 pub mod op;
 pub mod root;
 pub mod table;

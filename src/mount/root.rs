@@ -59,7 +59,7 @@ fn clone_scratch(scratch: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// Does `work`, which changes the mount namespace, and comes back to this one, root and working directory too
 /// (setns(2) resets both).
-fn elsewhere<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub(super) fn elsewhere<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let home = own_namespace()?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open("/", flags, Mode::empty())?;

@@ -1,4 +1,5 @@
-//! Copying files and trees between two places, either of which may be a root that somebody hostile writes to.
+//! Copying files and trees between two places, either of which may be a root that somebody hostile writes to; and opening
+//! mount points in such a root ([`Point`]).
 //!
 //! What is made grows under a hidden name beside its final one and gets that by one rename(2): a copy that fails, or is
 //! stopped, leaves nothing. Nothing is followed: the two paths that the user names are resolved in their places
@@ -10,6 +11,7 @@
 mod attributes;
 mod content;
 mod place;
+mod point;
 mod remove;
 mod walk;
 
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use attributes::Owner;
 pub use place::Place;
+pub use point::{Missing, Point};
 
 use crate::error::{Kind, reason};
 use place::{Goal, Made, Origin};
@@ -82,7 +85,7 @@ pub struct CopyError {
 pub enum Cause {
     /// The kernel said so.
     Io(io::Error),
-    /// The directory that it is to be in could not be made or opened.
+    /// The directory that it is to be in, or the mount point, could not be made or opened.
     Above(PathBuf, io::Error),
     /// There is something at the target.
     Exists(PathBuf),
@@ -92,6 +95,8 @@ pub enum Cause {
     InTheWay(PathBuf),
     /// The source is a directory, and what is at the target is none.
     NotDirectory(PathBuf),
+    /// It would cover the whole machine, for those alone who start later.
+    Root,
     /// It is a device node.
     Device,
     /// A directory would be copied into itself.
@@ -118,6 +123,7 @@ impl fmt::Display for Cause {
                 write!(f, "'{}' is a directory", printable(path))
             }
             Self::NotDirectory(path) => write!(f, "'{}' is not a directory", printable(path)),
+            Self::Root => f.write_str("it would cover the machine's root"),
             Self::Device => f.write_str("it is a device node"),
             Self::IntoItself => f.write_str("it would be copied into itself"),
             Self::TooDeep => f.write_str("directories are nested too deeply"),

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, unlinkat};
 use rustix::io::Errno;
 
 use super::{Cause, Existing};
@@ -69,9 +69,16 @@ pub(super) fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode).is_dir()
 }
 
+/// An object of a file system, as [`Stat`] tells one from another.
+pub(super) type Identity = (u64, u64);
+
+pub(super) fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
 /// A path as its end says what is meant.
 #[derive(Debug, PartialEq, Eq)]
-enum Written {
+pub(super) enum Written {
     /// `above/name`.
     Named { above: PathBuf, name: OsString },
     /// `directory/`.
@@ -82,7 +89,7 @@ enum Written {
 
 impl Written {
     // Not by Path::components, for which `a`, `a/` and `a/.` are the same.
-    fn parse(path: &Path) -> Self {
+    pub(super) fn parse(path: &Path) -> Self {
         let bytes = path.as_os_str().as_bytes();
         let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
         let os = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
@@ -153,13 +160,13 @@ impl Goal {
     }
 }
 
-/// The directories above the copy that were made for it, the outermost first.
-#[derive(Default)]
+/// What was made above the copy, or for a mount, the outermost first.
+#[derive(Debug, Default)]
 pub(super) struct Made(Vec<(OwnedFd, OsString)>);
 
 impl Made {
     /// Opens a directory, and makes it and what is above it where it is not there.
-    fn reach(&mut self, place: Place<'_>, path: &Path) -> io::Result<OwnedFd> {
+    pub(super) fn reach(&mut self, place: Place<'_>, path: &Path) -> io::Result<OwnedFd> {
         match place.open(path, DIRECTORY) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             opened => return opened,
@@ -186,11 +193,18 @@ impl Made {
         Ok(directory?)
     }
 
-    /// Removes them again; what others put into them keeps them.
+    /// Something else was made.
+    pub(super) fn add(&mut self, above: OwnedFd, name: OsString) {
+        self.0.push((above, name));
+    }
+
+    /// Removes it all again; what others put into a directory keeps that.
     pub(super) fn undo(self) {
         for (above, name) in self.0.into_iter().rev() {
-            // The copy has failed already, and that is what is said.
-            let _ = rustix::fs::unlinkat(&above, &name, AtFlags::REMOVEDIR);
+            // What it was made for has failed already, and that is what is said.
+            if unlinkat(&above, &name, AtFlags::empty()).is_err() {
+                let _ = unlinkat(&above, &name, AtFlags::REMOVEDIR);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::attributes::{self, by_descriptor};
-use super::place::{ANYTHING, DIRECTORY, Goal, Origin, is_directory};
+use super::place::{ANYTHING, DIRECTORY, Goal, Identity, Origin, identity, is_directory};
 use super::remove::{read_names, remove};
 use super::{Cause, CopyError, Devices, Existing, Policy, Watch, content};
 use crate::ids::MachineId;
@@ -20,13 +20,6 @@ use crate::ids::MachineId;
 /// So deep may directories be nested. Each level takes two descriptors and a stack frame; a path of twice as many could not
 /// be said (`PATH_MAX`), but be made, by who means harm.
 pub(super) const MOST_LEVELS: usize = 1000;
-
-/// An object of a file system, as [`Stat`] tells one from another.
-type Identity = (u64, u64);
-
-fn identity(stat: &Stat) -> Identity {
-    (stat.st_dev, stat.st_ino)
-}
 
 /// Something at the target that may get another name: where it is below the top, and which it is.
 struct Linked {

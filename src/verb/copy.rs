@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::sys::stat::{Mode, umask};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::may::may;
 use super::running;
 use crate::cli::{CopyFrom, CopyOptions, CopyTo};
 use crate::error::{Context, Error, Kind, Result};
@@ -23,12 +24,8 @@ use crate::user::{User, find_group};
 /// Whatever keeps the copy from being made; nothing is left of it then.
 pub fn copy_to(options: &CopyTo, store: &Store) -> Result<()> {
     let CopyTo { name, source, target, options } = options;
-    let target = match target {
-        Some(target) => target.clone(),
-        None => plain(&std::path::absolute(source).context(|| cannot("copy", source, "to", name))?),
-    };
-    be_absolute(&target)?;
-    let door = open(store, name)?;
+    let target = target_inside(target.as_deref(), source)?;
+    let door = open(store, name, "copy to")?;
     let owner = owner(options, &door.root, &format!("in machine '{name}'"))?;
     let to = (Place::Beneath(&door.root), target.as_path());
     copy((Place::Host, source), to, policy(options, owner), options, &door)
@@ -43,7 +40,7 @@ pub fn copy_from(options: &CopyFrom, store: &Store) -> Result<()> {
     let CopyFrom { name, source, target, options } = options;
     be_absolute(source)?;
     let target = target.clone().unwrap_or_else(|| plain(source));
-    let door = open(store, name)?;
+    let door = open(store, name, "copy from")?;
     let host = Tree::open(Path::new("/")).context(|| "cannot open '/'")?;
     let owner = owner(options, &host, "on this host")?;
     let from = (Place::Beneath(&door.root), source.as_path());
@@ -56,6 +53,19 @@ fn plain(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
+/// Where something goes in a machine: where that was said, or else at the path that it has on the host.
+pub(super) fn target_inside(said: Option<&Path>, source: &Path) -> Result<PathBuf> {
+    let target = match said {
+        Some(target) => target.to_owned(),
+        None => plain(
+            &std::path::absolute(source)
+                .context(|| format!("cannot make '{}' absolute", printable(source)))?,
+        ),
+    };
+    be_absolute(&target)?;
+    Ok(target)
+}
+
 fn be_absolute(path: &Path) -> Result<()> {
     if path.is_absolute() {
         return Ok(());
@@ -64,8 +74,10 @@ fn be_absolute(path: &Path) -> Result<()> {
     Err(Error::usage(what).hint("paths in a machine begin with '/'"))
 }
 
-fn open(store: &Store, name: &str) -> Result<Door> {
+/// Opens a machine for who may; `action` as it stands after "cannot".
+pub(super) fn open(store: &Store, name: &str, action: &str) -> Result<Door> {
     let record = running(store, &[name.to_owned()])?.remove(0);
+    may(&record, action)?;
     Door::open(store, &record)
 }
 
@@ -127,12 +139,8 @@ fn raise_descriptors() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-fn cannot(act: &str, path: &Path, way: &str, name: &str) -> String {
-    format!("cannot {act} '{}' {way} '{name}'", printable(path))
-}
-
 fn failed(error: &transfer::CopyError, way: &str, name: &str) -> Error {
-    let what = cannot("copy", &error.source, way, name);
+    let what = format!("cannot copy '{}' {way} '{name}'", printable(&error.source));
     let failed = Error::new(error.cause.kind(), what).because(&error.cause);
     match error.cause.hint() {
         Some(hint) => failed.hint(hint),

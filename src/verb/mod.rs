@@ -3,6 +3,7 @@
 mod age;
 pub mod attach;
 mod attended;
+pub mod bind;
 pub mod boot;
 pub mod check;
 pub mod completions;
@@ -68,6 +69,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::Wait(options) => wait::execute(options, &Store::default()),
         Verb::CopyTo(options) => copy::copy_to(options, &Store::default()),
         Verb::CopyFrom(options) => copy::copy_from(options, &Store::default()),
+        Verb::Bind(options) => bind::execute(options, &Store::default()),
         Verb::Check(options) => return check::execute(options),
         Verb::Image(options) => image::execute(options),
         Verb::Completions(options) => completions::execute(options),

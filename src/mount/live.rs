@@ -1,0 +1,45 @@
+//! Mounting into a machine that runs: a part of the host's file systems, cloned here, attached in there. It ends with the
+//! machine's mount namespace.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::op::Access;
+use super::root::elsewhere;
+use crate::sys::{MountAttributes, MountDepth, mount_setattr};
+
+/// A clone of what `source` leads to, with all that is mounted below it, attached nowhere yet. What the host mounts and
+/// unmounts there from now on reaches it; what is mounted in it stays in it, and reaches who takes mounts from it.
+///
+/// # Errors
+/// What open_tree(2) and mount_setattr(2) give.
+pub fn clone(source: &Path, access: Access) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
+    let tree = open_tree(rustix::fs::CWD, source, flags | OpenTreeFlags::AT_RECURSIVE)?;
+    let change = |attributes| mount_setattr(tree.as_fd(), c"", MountDepth::Tree, attributes);
+    // As those that a machine is booted with: a clone is its original's peer until it is made a slave.
+    for propagation in [libc::MS_SLAVE, libc::MS_SHARED] {
+        change(MountAttributes { propagation, ..MountAttributes::default() })?;
+    }
+    if access == Access::ReadOnly {
+        change(MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() })?;
+    }
+    Ok(tree)
+}
+
+/// Attaches `tree` on `target`, which was opened in the mount namespace of the process that `pidfd` holds: only who is in
+/// there may.
+///
+/// # Errors
+/// What setns(2) and move_mount(2) give; `ESRCH` when the process has ended.
+pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, pidfd: BorrowedFd<'_>) -> io::Result<()> {
+    elsewhere(|| {
+        move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::MOUNT)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        Ok(move_mount(tree, "", target, "", flags)?)
+    })
+}
