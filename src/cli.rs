@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use console::Attach;
+pub use console::{Attach, Enable, Start};
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::{Login, Shell};
 pub use set::Set;
@@ -43,6 +43,12 @@ pub enum Verb {
     Boot(Box<Boot>),
     /// Run one command in a machine of its own and relay its exit status
     Run(Box<Run>),
+    /// Boot machines in the background
+    Start(Start),
+    /// Have machines booted with the host
+    Enable(Enable),
+    /// Have machines no longer booted with the host
+    Disable(Enable),
     /// Attach the terminal to the console of a machine that runs
     Attach(Attach),
     /// List the machines that run

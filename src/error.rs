@@ -8,8 +8,10 @@ pub mod failure;
 use std::fmt;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 /// What sort of failure it is; decides the exit code together with the verb that ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The command line or a settings file is wrong: exit code 2.
     Usage,
@@ -30,7 +32,7 @@ pub enum Kind {
 }
 
 /// An error as the operator sees it: `cannot VERB 'OBJECT': cause`, then a hint where there is one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     kind: Kind,
     what: String,

@@ -229,9 +229,11 @@ impl MachineSpec {
         let boot = facts.init.is_some();
         let name = resolve_name(settings, facts)?;
         let network = resolve_network(&settings.network, boot)?;
-        let ready = match is_on(settings.notify_ready.as_ref()) {
-            true => Ready::WhenPayloadSays,
-            false => Ready::AtStart,
+        let tells = facts.init.as_ref().is_some_and(|found| found.init.tells_ready());
+        let ready = match &settings.notify_ready {
+            Some(setting) if is_yes(setting) == Some(true) => Ready::WhenPayloadSays,
+            Some(setting) if setting.text == "auto" && tells => Ready::WhenPayloadSays,
+            _ => Ready::AtStart,
         };
         Ok(Self {
             id: resolve_id(settings.uuid.as_ref(), facts)?,
@@ -267,10 +269,7 @@ impl MachineSpec {
             })?,
             ready,
             // Who asks to be told by any other init knows that it tells.
-            up: match &facts.init {
-                Some(found) if found.init.tells_ready() => Ready::WhenPayloadSays,
-                _ => ready,
-            },
+            up: if tells { Ready::WhenPayloadSays } else { ready },
             name,
         })
     }

@@ -116,6 +116,13 @@ impl Wire {
     }
 }
 
+/// An end that was carried over otherwise.
+impl From<OwnedFd> for Wire {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl AsFd for Wire {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

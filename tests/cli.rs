@@ -149,7 +149,7 @@ fn the_units_command_line_parses() {
     assert_eq!(boot.tree, "web");
     assert_eq!(boot.options.identity.machine.as_deref(), Some("web"));
     assert!(boot.options.cgroup.keep_unit, "the unit is the machine's");
-    assert_eq!(boot.options.process.notify_ready.as_deref(), Some("yes"));
+    assert_eq!(boot.options.process.notify_ready.as_deref(), Some("auto"));
     let notifies = (value("Type"), value("Delegate"), value("DelegateSubgroup"), value("KillMode"));
     assert_eq!(notifies, ("notify", "yes", "supervisor", "mixed"));
     assert_eq!(value("RestartForceExitStatus"), osier::exit::REBOOT.to_string());

@@ -16,6 +16,7 @@ pub mod machined;
 mod property;
 mod registrar;
 pub mod systemd;
+pub mod units;
 mod wire;
 
 use std::fmt;

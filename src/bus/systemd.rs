@@ -13,7 +13,7 @@ use super::{BusError, Property, Registration, Unit};
 
 const DESTINATION: &str = "org.freedesktop.systemd1";
 /// The manager object.
-const MANAGER: Object<'static> = Object {
+pub(super) const MANAGER: Object<'static> = Object {
     destination: DESTINATION,
     path: "/org/freedesktop/systemd1",
     interface: "org.freedesktop.systemd1.Manager",
@@ -68,7 +68,7 @@ pub(super) struct JobRemoved {
     pub(super) result: String,
 }
 
-fn no_systemd(failure: Failure) -> BusError {
+pub(super) fn no_systemd(failure: Failure) -> BusError {
     if failure.is_absent() { BusError::NoSystemd(failure.text()) } else { failure.into() }
 }
 
@@ -314,6 +314,17 @@ pub(super) fn set_unit_properties(
 /// [`BusError::NoBus`], [`BusError::NoSystemd`], and what PID 1 says of the unit or a property; then none is set.
 pub fn set_properties(unit: &str, properties: &[Property]) -> Result<(), BusError> {
     set_unit_properties(&super::call::open()?, unit, properties)
+}
+
+/// How a service ended (man 5 systemd.exec, `$SERVICE_RESULT`).
+pub(super) fn service_result(bus: &Connection, unit: &str) -> Option<String> {
+    let path = find_unit(bus, unit).ok()??;
+    let service = Object {
+        destination: DESTINATION,
+        path: path.as_str(),
+        interface: "org.freedesktop.systemd1.Service",
+    };
+    read_property(bus, service, "Result").ok()
 }
 
 /// Whether PID 1 has a unit of this name loaded; for verbs.

@@ -18,3 +18,25 @@ pub struct Attach {
     #[arg(short, long)]
     pub quiet: bool,
 }
+
+/// `osier start`.
+#[derive(Debug, Args)]
+pub struct Start {
+    /// Tree to boot: a name in the image search path
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Wait until the machine's init says that it is ready, if it is one that does
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Longest wait; what is not ready by then goes on: exit code 1 [default: infinity]
+    #[arg(long, value_name = "DURATION|infinity", requires = "wait")]
+    pub timeout: Option<String>,
+}
+
+/// `osier enable` and `osier disable`.
+#[derive(Debug, Args)]
+pub struct Enable {
+    /// Tree: a name in the image search path
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}

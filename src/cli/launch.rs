@@ -83,8 +83,8 @@ pub struct Process {
     /// Signal that asks for a shutdown [default: SIGRTMIN+3 for boot, SIGKILL for run]
     #[arg(long, value_name = "SIGNAL")]
     pub kill_signal: Option<String>,
-    /// Tell the service manager READY=1 only when the init has said so [default: no]
-    #[arg(long, value_name = "BOOL", value_parser = booleans())]
+    /// Tell the service manager READY=1 only when the init has said so; `auto`: if it is one that does [default: no]
+    #[arg(long, value_name = "BOOL", value_parser = yes_no_or_auto())]
     pub notify_ready: Option<String>,
 }
 
@@ -160,7 +160,7 @@ pub struct Console {
 #[command(next_help_heading = "Cgroup and registration")]
 pub struct Cgroup {
     /// Register with systemd-machined; `auto`: where it is there [default: auto]
-    #[arg(long, value_name = "BOOL", value_parser = register_values())]
+    #[arg(long, value_name = "BOOL", value_parser = yes_no_or_auto())]
     pub register: Option<String>,
     /// Slice for the machine's scope [default: machine.slice]
     #[arg(short = 'S', long, value_name = "SLICE")]
@@ -209,12 +209,8 @@ pub struct Security {
     pub api_vfs: Option<String>,
 }
 
-/// systemd's words for yes and no; as in systemd-nspawn, only two of them are shown.
-fn booleans() -> PossibleValuesParser {
-    PossibleValuesParser::new(yes_and_no())
-}
-
-fn register_values() -> PossibleValuesParser {
+/// systemd's words for yes and no, of which two are shown as in systemd-nspawn, and `auto`.
+fn yes_no_or_auto() -> PossibleValuesParser {
     PossibleValuesParser::new(yes_and_no().into_iter().chain([PossibleValue::new("auto")]))
 }
 

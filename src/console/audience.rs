@@ -15,6 +15,7 @@ use rustix::termios::Winsize;
 
 use super::escape::{Escapes, Request};
 use super::listener::Listener;
+use super::log::Log;
 use super::protocol::{FromFront, Hello, Role, Snapshot, ToFront, receive};
 use super::queue::Queue;
 use super::ring::Ring;
@@ -53,6 +54,7 @@ pub(super) struct Audience {
     /// In the order of their coming.
     seats: Vec<Seat>,
     ring: Ring,
+    log: Option<Log>,
 }
 
 /// An attached terminal.
@@ -83,6 +85,11 @@ impl Audience {
     /// Lets in who knocks at `listener`; without one nothing is kept to be shown either.
     pub(super) fn admit(&mut self, listener: Listener) {
         self.listener = Some(listener);
+    }
+
+    /// Writes what the console writes into `log`, too.
+    pub(super) fn keep(&mut self, log: Log) {
+        self.log = Some(log);
     }
 
     /// Whether nobody is here and nobody can come.
@@ -129,6 +136,9 @@ impl Audience {
     pub(super) fn hear(&mut self, bytes: &[u8]) {
         if self.listener.is_some() {
             self.ring.push(bytes);
+        }
+        if let Some(log) = &mut self.log {
+            log.write(bytes);
         }
         self.seats.iter_mut().for_each(|seat| seat.hear(bytes));
     }

@@ -22,6 +22,7 @@ use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize};
 use super::audience::{Audience, Keyboard};
 use super::escape::{Escapes, Request};
 use super::listener::Listener;
+use super::log::Log;
 use super::queue::Queue;
 use super::stream::{self, Direction, Stream};
 use super::{Flow, Mode, Snapshot, pty};
@@ -160,6 +161,11 @@ impl Forwarder {
     /// Other terminals can be attached through `listener` from now on.
     pub fn admit(&mut self, listener: Listener) {
         self.audience.admit(listener);
+    }
+
+    /// Writes what the console writes into `log`, too.
+    pub fn keep(&mut self, log: Log) {
+        self.audience.keep(log);
     }
 
     /// Takes the master of a machine's pty, gives it the caller's window size and starts. After a reboot in place the

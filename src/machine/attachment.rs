@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::poll::PollFd;
 
 use crate::console::{
-    Drained, Ends, Event, Flow, Forwarder, FromFront, FrontWire, Listener, Mode, Relay, Request, Streams,
-    release_standard_streams,
+    Drained, Ends, Event, Flow, Forwarder, FromFront, FrontWire, Listener, Log, Mode, Relay, Request,
+    Streams, release_standard_streams,
 };
 
 /// The attachment, and the front if there is one.
@@ -142,6 +142,13 @@ impl Attachment {
             front.detach(forwarder.snapshot().ok().as_ref())?;
         }
         release_standard_streams()
+    }
+
+    /// Writes what the console writes into `log`, too.
+    pub fn keep(&mut self, log: Log) {
+        if let Line::Pty(forwarder) = &mut self.line {
+            forwarder.keep(log);
+        }
     }
 
     /// No other terminal can be attached any more: before the machine's name is given back.

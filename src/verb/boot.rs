@@ -19,7 +19,7 @@ pub fn execute(options: &Boot) -> Result<u8> {
     .map_err(|error| error.within(what))
 }
 
-fn find_init(image: &Image, tree: &Tree) -> Result<FoundInit> {
+pub(super) fn find_init(image: &Image, tree: &Tree) -> Result<FoundInit> {
     let path = image.path.display();
     match tree.is_os() {
         Ok(true) => {}

@@ -3,10 +3,12 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 
+use serde::{Deserialize, Serialize};
+
 use super::said;
 use crate::cli::Invocation;
-use crate::console::{FrontEnd, FrontWire, Mode, Terminal, Terminals, front};
-use crate::error::{Context, Result};
+use crate::console::{FrontEnd, FrontWire, Log, Mode, Terminal, Terminals, front};
+use crate::error::{Context, Error, Result};
 use crate::exit::Ended;
 use crate::host::HostFacts;
 use crate::ids::MachineId;
@@ -23,6 +25,7 @@ use crate::settings::{Settings, nspawn};
 use crate::signal::Signal;
 use crate::spec::{Facts, MachineSpec};
 use crate::sys::{Forked, fork};
+use crate::wire::Wire;
 
 /// Decides, prints the plan or carries it out, and gives the exit code. `look` says what is needed of the tree, and gives
 /// its init for a `boot`.
@@ -32,32 +35,48 @@ pub(super) fn live(
     invocation: &Invocation,
     look: impl FnOnce(&Image, &Tree) -> Result<Option<FoundInit>>,
 ) -> Result<u8> {
-    let image = image::find(&argument.to_string_lossy()).map_err(|error| super::image::no_image(&error))?;
-    let tree = Tree::open(&image.path).context(|| format!("cannot open '{}'", image.path.display()))?;
-    let init = look(&image, &tree)?;
-    let sources = Sources { said: settings, image: &image, invocation };
-    let spec = MachineSpec::resolve(&sources.settings()?, &facts(&image, &tree, init)?)?;
-    drop(tree);
-    let plan = LaunchPlan::resolve(&spec, &host()?)?;
+    let sources = Sources::find(argument, settings, invocation)?;
+    let (spec, plan) = sources.decide(look)?;
     if invocation.dry_run {
         super::print(&plan.to_string())?;
         return Ok(0);
     }
     match Terminal::of_caller(spec.console).context(|| "cannot use the terminal")? {
         Some(terminal) if spec.console != Mode::Passive => on_terminal(terminal, spec, plan, &sources),
-        _ => supervise_to_end(spec, plan, None, &sources),
+        _ => supervise_to_end(spec, plan, Company::default(), &sources),
     }
 }
 
 /// Where a machine's settings come from.
-struct Sources<'a> {
+pub(super) struct Sources<'a> {
     /// The command line.
     said: &'a Settings,
-    image: &'a Image,
+    image: Image,
     invocation: &'a Invocation,
 }
 
-impl Sources<'_> {
+impl<'a> Sources<'a> {
+    /// The command line's, of a machine that runs from what `argument` names.
+    pub(super) fn find(argument: &OsStr, said: &'a Settings, invocation: &'a Invocation) -> Result<Self> {
+        let image =
+            image::find(&argument.to_string_lossy()).map_err(|error| super::image::no_image(&error))?;
+        Ok(Self { said, image, invocation })
+    }
+
+    /// What is to run: the machine that is wanted, and the plan for it.
+    pub(super) fn decide(
+        &self,
+        look: impl FnOnce(&Image, &Tree) -> Result<Option<FoundInit>>,
+    ) -> Result<(MachineSpec, LaunchPlan)> {
+        let image = &self.image;
+        let tree = Tree::open(&image.path).context(|| format!("cannot open '{}'", image.path.display()))?;
+        let init = look(image, &tree)?;
+        let spec = MachineSpec::resolve(&self.settings()?, &facts(image, &tree, init)?)?;
+        drop(tree);
+        let plan = LaunchPlan::resolve(&spec, &host()?)?;
+        Ok((spec, plan))
+    }
+
     /// The command line's settings with those of the machine's file, where `--settings=` lets it have a say.
     fn settings(&self) -> Result<Settings> {
         let Self { said, image, invocation } = self;
@@ -133,26 +152,53 @@ fn on_terminal(terminal: Terminal, spec: MachineSpec, plan: LaunchPlan, sources:
         Forked::Child => {
             drop(fronts);
             nix::unistd::setsid().context(|| "cannot lead a session")?;
-            supervise_to_end(spec, plan, Some(FrontWire::new(supervisors, terminal)), sources)
+            let front = Some(FrontWire::new(supervisors, terminal));
+            supervise_to_end(spec, plan, Company { front, ..Company::default() }, sources)
         }
     }
 }
 
+/// Who is there beside a supervisor.
+#[derive(Default)]
+pub(super) struct Company {
+    /// The front that holds the terminal.
+    pub(super) front: Option<FrontWire>,
+    /// The console is kept there.
+    pub(super) log: Option<Log>,
+    /// Who waits for the word that the payload runs.
+    pub(super) starter: Option<Wire>,
+}
+
+/// What a starter is told, once.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Word {
+    /// The payload runs.
+    Runs,
+    /// It does not, for this reason.
+    Failed(Error),
+}
+
 /// The supervisor: boots the machine, again as often as it reboots, and cleans up behind it.
-fn supervise_to_end(
+pub(super) fn supervise_to_end(
     mut spec: MachineSpec,
     mut plan: LaunchPlan,
-    front: Option<FrontWire>,
+    company: Company,
     sources: &Sources<'_>,
 ) -> Result<u8> {
     let quiet = sources.invocation.quiet;
+    let Company { front, log, mut starter } = company;
     let mut signals = Signals::catch().context(|| "cannot catch signals")?;
     let mut tenure = Tenure::take(&plan, &Store::default())?;
     let (mut attachment, mut streams) =
         Attachment::open(plan.console, front, plan.name.as_str()).context(|| "cannot attach the console")?;
+    log.into_iter().for_each(|log| attachment.keep(log));
     let manner = manner(&plan);
     let ended = loop {
         let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &mut signals)?;
+        if let Some(starter) = starter.take() {
+            // Who has not waited wants to know nothing.
+            let _ = starter.send(&Word::Runs, &[]);
+        }
         announce(&spec, quiet, "runs; ^] three times within a second ends it");
         let reboots = matches!(plan.cgroup, CgroupPlan::Keep { .. });
         if !can_reboot(&plan) {

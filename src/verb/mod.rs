@@ -8,6 +8,7 @@ pub mod boot;
 pub mod check;
 pub mod completions;
 pub mod copy;
+pub mod enable;
 pub mod freeze;
 pub mod image;
 pub mod kill;
@@ -22,6 +23,7 @@ mod schema;
 pub mod set;
 pub mod shell;
 pub mod show;
+pub mod start;
 pub mod status;
 pub mod stop;
 mod subject;
@@ -52,6 +54,9 @@ pub fn execute(verb: &Verb) -> Result<u8> {
     match verb {
         Verb::Boot(options) => return boot::execute(options),
         Verb::Run(options) => return run::execute(options),
+        Verb::Start(options) => return start::execute(options, &Store::default()),
+        Verb::Enable(options) => enable::enable(options),
+        Verb::Disable(options) => enable::disable(options),
         Verb::Attach(options) => return attach::execute(options, &Store::default()),
         Verb::List(options) => list::execute(options, &Store::default()),
         Verb::Status(options) => status::execute(options, &Store::default()),

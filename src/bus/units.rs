@@ -1,0 +1,111 @@
+//! The services that boot machines in the background: `osier@NAME.service`, started, enabled and disabled by PID 1.
+//!
+//! For short-lived verbs: each opens the bus in this process, and zbus starts threads.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use zbus::blocking::{Connection, MessageIterator};
+use zbus::zvariant::OwnedObjectPath;
+
+use super::BusError;
+use super::call::{arguments, call, open};
+use super::systemd::{JobRemoved, MANAGER, no_systemd, service_result};
+
+/// The unit that boots the machine `name`: the template's instance, as machinectl names systemd-nspawn's.
+pub fn service_name(name: &str) -> String {
+    format!("osier@{name}.service")
+}
+
+/// A unit's start that PID 1 has taken the job for.
+#[derive(Debug)]
+pub struct Starting {
+    bus: Connection,
+    unit: String,
+    job: OwnedObjectPath,
+    jobs: Receiver<JobRemoved>,
+}
+
+impl Starting {
+    /// Asks for it.
+    ///
+    /// # Errors
+    /// [`BusError::NoBus`], [`BusError::NoSystemd`], and what PID 1 says, such as `NoSuchUnit`.
+    pub fn ask(unit: &str) -> Result<Self, BusError> {
+        let bus = open()?;
+        let rule = "type='signal',sender='org.freedesktop.systemd1',\
+                    interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
+        // Before the job is made, or its end could be missed.
+        let signals = MessageIterator::for_match_rule(rule, &bus, None)
+            .map_err(|error| BusError::Io(error.to_string()))?;
+        let (sender, jobs) = channel();
+        std::thread::spawn(move || {
+            for message in signals.flatten() {
+                let parsed: Result<(u32, OwnedObjectPath, String, String), _> = message.body().deserialize();
+                let Ok((_, job, _, result)) = parsed else { continue };
+                if sender.send(JobRemoved { job, result }).is_err() {
+                    return;
+                }
+            }
+        });
+        let answer = call(&bus, MANAGER, "StartUnit", &(unit, "replace")).map_err(|failure| {
+            // NoSuchUnit is about this one, not about systemd.
+            if failure.is(&["NoSuchUnit", "UnitMasked", "LoadFailed"]) {
+                failure.into()
+            } else {
+                no_systemd(failure)
+            }
+        })?;
+        let job = arguments(&answer, "StartUnit")?;
+        Ok(Self { bus, unit: unit.to_owned(), job, jobs })
+    }
+
+    /// Waits for the job's end, at most so long; whether it has come.
+    ///
+    /// # Errors
+    /// [`BusError::JobFailed`], with the unit's own result where it has one (man 5 systemd.service, `$SERVICE_RESULT`).
+    pub fn wait(&self, limit: Duration) -> Result<bool, BusError> {
+        loop {
+            let removed = match self.jobs.recv_timeout(limit) {
+                Ok(removed) => removed,
+                Err(RecvTimeoutError::Timeout) => return Ok(false),
+                Err(RecvTimeoutError::Disconnected) => return Err(BusError::Lost),
+            };
+            if removed.job != self.job {
+                continue;
+            }
+            if removed.result == "done" {
+                return Ok(true);
+            }
+            let result = service_result(&self.bus, &self.unit).filter(|result| result != "success");
+            return Err(BusError::JobFailed {
+                unit: self.unit.clone(),
+                result: result.unwrap_or(removed.result),
+            });
+        }
+    }
+}
+
+/// Has these units started with what their `[Install]` sections say; PID 1 reads them anew.
+///
+/// # Errors
+/// As [`Starting::ask`].
+pub fn enable(units: &[String]) -> Result<(), BusError> {
+    let bus = open()?;
+    call(&bus, MANAGER, "EnableUnitFiles", &(units, false, false)).map_err(refused)?;
+    call(&bus, MANAGER, "Reload", &()).map_err(no_systemd).map(drop)
+}
+
+/// The opposite of [`enable`].
+///
+/// # Errors
+/// As [`Starting::ask`].
+pub fn disable(units: &[String]) -> Result<(), BusError> {
+    let bus = open()?;
+    call(&bus, MANAGER, "DisableUnitFiles", &(units, false)).map_err(refused)?;
+    call(&bus, MANAGER, "Reload", &()).map_err(no_systemd).map(drop)
+}
+
+fn refused(failure: super::call::Failure) -> BusError {
+    if failure.is(&["NoSuchUnit"]) { failure.into() } else { no_systemd(failure) }
+}
