@@ -18,8 +18,7 @@ use crate::mount::op::Op;
 use crate::name::MachineName;
 use crate::namespace::{self, Namespaces};
 use crate::net::Veth;
-use crate::signal::Signal;
-use crate::spec::{ClockNeed, MachineSpec, Network, Program, Ready, Register, Root, Unit};
+use crate::spec::{ClockNeed, MachineSpec, Network, Program, Ready, Register, Root, Unit, Ways};
 
 /// Everything that a launch does.
 #[derive(Debug, Clone)]
@@ -58,8 +57,8 @@ pub struct LaunchPlan {
     pub confinement: Confinement,
     /// What is executed.
     pub exec: Exec,
-    /// What asks it to shut down.
-    pub kill_signal: Signal,
+    /// How its first process is asked to go down.
+    pub ways: Ways,
     /// When the service manager is told READY=1.
     pub ready: Ready,
     /// When it is said to run, no longer to start.
@@ -171,7 +170,7 @@ impl LaunchPlan {
             console: spec.console,
             confinement: Confinement { capabilities: spec.capabilities },
             exec: resolve_exec(spec, host),
-            kill_signal: spec.kill_signal,
+            ways: spec.ways,
             ready: spec.ready,
             up: spec.up,
             namespaces,

@@ -3,6 +3,7 @@
 
 mod mounts;
 mod unit;
+mod ways;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,13 +16,13 @@ use crate::console::{Asked, Mode, Terminals};
 use crate::duration;
 use crate::error::{Error, Result};
 use crate::ids::MachineId;
-use crate::image::FoundInit;
+use crate::image::{FoundInit, Init};
 use crate::mount::op::Access;
 use crate::name::MachineName;
 use crate::settings::{Setting, Settings};
-use crate::signal::Signal;
 
 pub use mounts::{ExtraMount, parse_inside};
+pub use ways::Ways;
 
 /// A machine as it is to be.
 #[derive(Debug, Clone)]
@@ -54,8 +55,8 @@ pub struct MachineSpec {
     pub limits: Vec<Limit>,
     /// Whether machined is told.
     pub register: Register,
-    /// What asks its first process to shut down.
-    pub kill_signal: Signal,
+    /// How its first process is asked to go down.
+    pub ways: Ways,
     /// When the service manager is told READY=1.
     pub ready: Ready,
     /// When it is said to run, no longer to start.
@@ -104,6 +105,8 @@ pub enum Program {
     Init {
         /// Path inside.
         path: PathBuf,
+        /// What it is.
+        kind: Init,
         /// Its arguments, without its name.
         arguments: Vec<OsString>,
     },
@@ -264,9 +267,7 @@ impl MachineSpec {
                 Some(Some(false)) => Register::No,
                 _ => Register::Auto,
             },
-            kill_signal: parse_or(settings.kill_signal.as_ref(), || {
-                if boot { Signal::realtime(3) } else { Signal::KILL }
-            })?,
+            ways: ways::resolve(settings.kill_signal.as_ref(), facts)?,
             ready,
             // Who asks to be told by any other init knows that it tells.
             up: if tells { Ready::WhenPayloadSays } else { ready },
@@ -343,7 +344,9 @@ fn parse_hostname(setting: &Setting) -> Result<String> {
 
 fn resolve_payload(settings: &Settings, facts: &Facts) -> Result<Payload> {
     let program = match (&facts.init, settings.arguments.as_slice()) {
-        (Some(init), arguments) => Program::Init { path: init.path.clone(), arguments: arguments.to_vec() },
+        (Some(init), arguments) => {
+            Program::Init { path: init.path.clone(), kind: init.init, arguments: arguments.to_vec() }
+        }
         (None, []) => return Err(Error::usage("cannot run nothing").hint("give a command after --")),
         (None, argv) => Program::Command {
             argv: argv.to_vec(),

@@ -9,6 +9,7 @@ use std::process::Command as Program;
 
 use clap::{Arg, Command, CommandFactory};
 use osier::cli::Cli;
+use osier::image::{Init, Shutdown};
 
 const BEGIN: &str = ".\\\" Written by tests/man.rs from src/cli.rs: change it there.\n";
 const END: &str = ".\\\" End of what tests/man.rs writes.\n";
@@ -147,5 +148,18 @@ fn every_key_of_settings_files_is_in_their_page() {
         assert!(documented.contains(&key), "{key}= of [{section}] is not in the page");
         let heading = format!(".SH [{}]", section.to_uppercase().replace('-', "\\-"));
         assert!(text.lines().any(|line| line == heading), "there is no {heading}");
+    }
+}
+
+#[test]
+fn the_page_says_how_each_init_is_asked() {
+    let page = std::fs::read_to_string(page()).unwrap();
+    for init in Init::ALL {
+        let ways =
+            [Shutdown::Halt, Shutdown::PowerOff, Shutdown::Reboot].map(|wanted| init.way(wanted).to_string());
+        let row = format!("|{}", ways.join("|"));
+        let named =
+            |line: &str| line.split_once('|').is_some_and(|(name, _)| name.contains(&init.to_string()));
+        assert!(page.lines().any(|line| named(line) && line.ends_with(&row)), "{init}: no row {row}");
     }
 }

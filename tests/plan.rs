@@ -104,6 +104,22 @@ fn a_boot_by_default() {
 }
 
 #[test]
+fn each_init_is_asked_in_its_own_way() {
+    let asked = |kind, settings: &Settings| {
+        let facts = Facts { init: Some(FoundInit { path: "/sbin/init".into(), init: kind }), ..tree(None) };
+        let ways = resolve(settings, &facts, &host()).unwrap().ways;
+        [ways.stop, ways.power_off, ways.reboot].map(|way| way.to_string()).join(", ")
+    };
+    let default = Settings::default();
+    assert_eq!(asked(Init::SysV, &default), "telinit 0, telinit 0, telinit 6");
+    assert_eq!(asked(Init::BusyBox, &default), "SIGUSR1, SIGUSR2, SIGTERM");
+    // One that nobody knows is taken to be as systemd.
+    assert_eq!(asked(Init::Other, &default), "SIGRTMIN+3, SIGRTMIN+4, SIGRTMIN+5");
+    let said = Settings { kill_signal: flag("--kill-signal", "SIGPWR"), ..Settings::default() };
+    assert_eq!(asked(Init::SysV, &said), "SIGPWR, telinit 0, telinit 6");
+}
+
+#[test]
 fn a_run_by_default() {
     let settings = Settings { arguments: vec!["/bin/true".into()], ..Settings::default() };
     assert_golden("run", &resolve(&settings, &tree(None), &host()));

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use osier::image::Init;
 use osier::machine::record::{Claim, Clocks, Record, Stage, Store};
 use serde_json::Value;
 
@@ -66,6 +67,7 @@ fn record(name: &str, leader: u32) -> Record {
         id: "0123456789abcdef".repeat(2),
         class: "container".to_owned(),
         verb: "boot".to_owned(),
+        init: Some(Init::Systemd),
         state: Stage::Starting,
         leader,
         supervisor: std::process::id(),

@@ -80,7 +80,7 @@ pub struct Process {
     /// User inside, by name or number [default: root]
     #[arg(short = 'u', long, alias = "user", value_name = "USER")]
     pub uid: Option<String>,
-    /// Signal that asks for a shutdown [default: SIGRTMIN+3 for boot, SIGKILL for run]
+    /// Signal that asks for a shutdown [default: the init's own way for boot, SIGKILL for run]
     #[arg(long, value_name = "SIGNAL")]
     pub kill_signal: Option<String>,
     /// Tell the service manager READY=1 only when the init has said so; `auto`: if it is one that does [default: no]

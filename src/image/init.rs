@@ -18,6 +18,7 @@ const LOOKED_THROUGH: u64 = 4 << 20;
 
 /// Which family an init belongs to, so far as that changes what it is asked and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
     /// systemd; tells `NOTIFY_SOCKET` when it is ready, has a bus.
@@ -89,6 +90,19 @@ impl fmt::Display for Init {
 }
 
 impl Init {
+    /// All that there are.
+    pub const ALL: [Self; 9] = [
+        Self::Systemd,
+        Self::SysV,
+        Self::OpenRc,
+        Self::Runit,
+        Self::BusyBox,
+        Self::Finit,
+        Self::Dinit,
+        Self::S6,
+        Self::Other,
+    ];
+
     /// How it is asked for `wanted`.
     pub fn way(self, wanted: Shutdown) -> Way {
         use Shutdown::{CtrlAltDel, Halt, PowerOff, Reboot};
@@ -194,10 +208,7 @@ mod tests {
 
     #[test]
     fn its_word_in_a_record_is_its_name() {
-        for init in [Init::Systemd, Init::SysV, Init::OpenRc, Init::Runit, Init::BusyBox, Init::Finit]
-            .into_iter()
-            .chain([Init::Dinit, Init::S6, Init::Other])
-        {
+        for init in Init::ALL {
             assert_eq!(serde_json::to_string(&init).unwrap(), format!("\"{init}\""));
         }
         // What a later osier writes.

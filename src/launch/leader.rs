@@ -167,7 +167,7 @@ fn execute(plan: &LaunchPlan, user: &User, wire: &Inside<Waiting>) -> Result<Inf
     step("reset signals", exec::reset_signals())?;
     let environment = environment(plan, user);
     let argv = match &plan.exec.program {
-        Program::Init { path, arguments } => {
+        Program::Init { path, arguments, .. } => {
             [path.clone().into_os_string()].into_iter().chain(arguments.iter().cloned()).collect()
         }
         Program::Command { argv, .. } => argv.clone(),

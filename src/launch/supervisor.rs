@@ -15,7 +15,7 @@ use crate::machine::{Machined, Running, Tenure};
 use crate::namespace;
 use crate::net::{self, Veth, VethGuard};
 use crate::plan::{CgroupPlan, LaunchPlan, LimitsPlan, NetworkPlan};
-use crate::spec::{Ready, Register};
+use crate::spec::{Program, Ready, Register};
 
 /// Where systemd does not own the cgroups, the machine's is there before its leader, which is born in it.
 pub(super) fn make_cgroup(plan: &LaunchPlan) -> Result<Option<(Cgroup, OwnedFd)>> {
@@ -150,6 +150,10 @@ pub(super) fn describe(plan: &LaunchPlan, tenure: &mut Tenure, running: &Running
         id: plan.id.to_string(),
         class: "container".to_owned(),
         verb: plan.verb.to_owned(),
+        init: match plan.exec.program {
+            Program::Init { kind, .. } => Some(kind),
+            Program::Command { .. } => None,
+        },
         state: match plan.up {
             Ready::AtStart => Stage::Running,
             Ready::WhenPayloadSays => Stage::Starting,

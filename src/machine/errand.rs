@@ -1,16 +1,21 @@
-//! A request that is to reach a machine's first process.
+//! A request that is to reach a machine's init, by a signal or by a command inside.
 //!
 //! The kernel drops what is sent to the first process of a pid namespace while it has no handler for it (man 7
 //! pid_namespaces): an init that has just been executed would never hear of a request that came a moment too early, and
-//! its machine would be waited for in vain. Nothing tells when a handler is there, so that is looked at, ever less often.
+//! its machine would be waited for in vain. Nothing tells when a handler is there, so that is looked at, ever less often. A
+//! command that fails is tried again for the same reason: the socket on which the init listens may not be there yet.
 
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use super::command::Child;
 use super::running::{Leader, Running};
 use crate::cgroup::freezer::{Freezer, Motion};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
+use crate::exit;
+use crate::image::Way;
 use crate::signal::Signal;
 
 /// How soon is looked again for a handler; twice as late each time, up to [`SELDOM`].
@@ -18,56 +23,104 @@ const SOON: Duration = Duration::from_millis(10);
 /// How often is looked of an init that will probably never have one.
 const SELDOM: Duration = Duration::from_secs(1);
 
-/// The last request, as long as it has not been sent.
+/// The last request, as long as it is not known to have arrived.
 #[derive(Debug, Default)]
-pub(super) struct Errand(Option<Unheard>);
+pub(super) struct Errand(Option<Pending>);
 
 #[derive(Debug)]
-struct Unheard {
-    signal: Signal,
+struct Pending {
+    way: Way,
+    /// The command that runs.
+    child: Option<Child>,
     next: Instant,
     pace: Duration,
 }
 
 impl Errand {
-    /// Sends `signal` as soon as it is heard; the request before it is forgotten. A machine that is frozen is thawed: it
+    /// Asks by `way` as soon as that is heard; the request before it is forgotten. A machine that is frozen is thawed: it
     /// would hear of it when somebody else thaws it, and a service manager would lose patience.
     ///
     /// # Errors
-    /// What pidfd_send_signal(2) and the freezer give; that the machine has ended is none.
-    pub(super) fn send(&mut self, running: &Running, signal: Signal) -> Result<()> {
+    /// What fork(2), pidfd_send_signal(2) and the freezer give; that the machine has ended is none.
+    pub(super) fn send(&mut self, running: &Running, way: Way) -> Result<()> {
         self.0 = None;
-        if signal == Signal::KILL {
-            return deliver(&running.leader, signal);
+        if way == Way::Signal(Signal::KILL) {
+            return deliver(&running.leader, Signal::KILL);
         }
         thaw(running).context(|| "cannot thaw the machine")?;
-        if is_heard(&running.leader, signal) {
-            return deliver(&running.leader, signal);
-        }
-        self.0 = Some(Unheard { signal, next: Instant::now() + SOON, pace: SOON });
+        let child = match way {
+            Way::Signal(signal) if is_heard(&running.leader, signal) => {
+                return deliver(&running.leader, signal);
+            }
+            Way::Signal(_) => None,
+            Way::Command(argv) => Some(Child::start(argv, running)?),
+        };
+        self.0 = Some(Pending { way, child, next: Instant::now() + SOON, pace: SOON });
         Ok(())
     }
 
-    /// Tries again if it is time.
+    /// Hears of a command that has ended, and tries again if it is time. What comes back with no error is a request that
+    /// the machine's init will never hear, and why: it is not tried again.
     ///
     /// # Errors
     /// As [`Errand::send`].
-    pub(super) fn proceed(&mut self, leader: &Leader) -> Result<()> {
+    pub(super) fn proceed(&mut self, running: &Running) -> Result<Option<Error>> {
         let now = Instant::now();
-        let Some(unheard) = self.0.as_mut().filter(|unheard| unheard.next <= now) else { return Ok(()) };
-        if is_heard(leader, unheard.signal) {
-            let signal = unheard.signal;
-            self.0 = None;
-            return deliver(leader, signal);
+        let Some(pending) = &mut self.0 else { return Ok(None) };
+        if let Some(child) = &mut pending.child {
+            let Some(code) = child.code() else { return Ok(None) };
+            pending.child = None;
+            // A command that a signal ended was overtaken by what it had asked for.
+            if code == 0 || code > exit::NOT_FOUND {
+                self.0 = None;
+            } else if code >= exit::CANNOT_EXECUTE {
+                let way = pending.way;
+                self.0 = None;
+                return Ok(Some(unheard(way, code)));
+            } else {
+                pending.delay(now);
+            }
+            return Ok(None);
         }
-        unheard.pace = (unheard.pace * 2).min(SELDOM);
-        unheard.next = now + unheard.pace;
-        Ok(())
+        if pending.next > now {
+            return Ok(None);
+        }
+        match pending.way {
+            Way::Signal(signal) if is_heard(&running.leader, signal) => {
+                self.0 = None;
+                return deliver(&running.leader, signal).map(|()| None);
+            }
+            Way::Signal(_) => pending.delay(now),
+            Way::Command(argv) => pending.child = Some(Child::start(argv, running)?),
+        }
+        Ok(None)
     }
 
     /// After how long it wants to try again.
     pub(super) fn patience(&self) -> Option<Duration> {
-        self.0.as_ref().map(|unheard| unheard.next.saturating_duration_since(Instant::now()))
+        let waiting = self.0.as_ref().filter(|pending| pending.child.is_none());
+        waiting.map(|pending| pending.next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Readable when a command has ended.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_ref()?.child.as_ref()?.pidfd())
+    }
+}
+
+impl Pending {
+    fn delay(&mut self, now: Instant) {
+        self.pace = (self.pace * 2).min(SELDOM);
+        self.next = now + self.pace;
+    }
+}
+
+fn unheard(way: Way, code: u8) -> Error {
+    let error = Error::new(Kind::Failed, format!("cannot ask the machine by '{way}'"));
+    if code == exit::NOT_FOUND {
+        error.because("there is no such command inside")
+    } else {
+        error.because("it cannot be executed inside")
     }
 }
 
@@ -79,13 +132,20 @@ fn deliver(leader: &Leader, signal: Signal) -> Result<()> {
     }
 }
 
-/// Whether the leader has a handler for it, or blocks it and will look for it (signalfd(2), as systemd does).
+/// Whether the leader has a handler for it, or blocks it and will look for it (signalfd(2), as systemd does), or looks for
+/// signals now, as busybox does: while sigtimedwait(2) waits, what it waits for does not show as blocked.
 fn is_heard(leader: &Leader, signal: Signal) -> bool {
-    match fs::read_to_string(format!("/proc/{}/status", leader.pid())) {
-        Ok(status) => hears(&status, signal),
+    let read = |file| fs::read_to_string(format!("/proc/{}/{file}", leader.pid()));
+    match (read("status"), read("syscall")) {
+        (Ok(status), Ok(call)) => hears(&status, signal) || waits_for_signals(&call),
         // Without /proc there is but one try.
-        Err(_) => true,
+        _ => true,
     }
+}
+
+/// proc_pid_syscall(5): the number of the call in which the process waits, its arguments, two addresses.
+fn waits_for_signals(call: &str) -> bool {
+    call.split(' ').next().and_then(|number| number.parse().ok()) == Some(libc::SYS_rt_sigtimedwait)
 }
 
 /// The masks of proc(5), status: hexadecimal, the lowest bit is signal 1.
@@ -121,5 +181,8 @@ mod tests {
             (1..=64).filter(|number: &i32| hears(status, number.to_string().parse().unwrap())).collect();
         assert_eq!(heard, [1, 15, 39]);
         assert!(!hears("", Signal::TERM));
+        let call = format!("{} 0x7ffc 0x7ffd 0x0 0x8 0x0 0x0 0x7ffb 0x45\n", libc::SYS_rt_sigtimedwait);
+        assert!(waits_for_signals(&call));
+        assert!(!waits_for_signals("running\n") && !waits_for_signals(""));
     }
 }

@@ -1,9 +1,10 @@
 //! A machine being alive: its name and tree held ([`tenure`]), one boot of it ([`running`]), the loop that serves it
-//! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), what other commands read
-//! about it ([`record`]), what they wait for ([`watch`]), which of its processes they open ([`process`]) and how they get in
-//! ([`door`]).
+//! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), how requests reach its init
+//! ([`errand`], by a [`command`]), what other commands read about it ([`record`]), what they wait for ([`watch`]), which of
+//! its processes they open ([`process`]) and how they get in ([`door`]).
 
 pub mod attachment;
+mod command;
 pub mod door;
 mod errand;
 pub mod process;

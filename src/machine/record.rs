@@ -24,6 +24,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::Init;
 
 /// Where records are.
 pub const DIRECTORY: &str = "/run/osier/machines";
@@ -50,6 +51,9 @@ pub struct Record {
     pub class: String,
     /// `boot` or `run`.
     pub verb: String,
+    /// Which init it boots with; none of a `run`.
+    #[serde(default)]
+    pub init: Option<Init>,
     /// Where it is in its life.
     #[serde(default)]
     pub state: Stage,
@@ -492,6 +496,7 @@ mod tests {
             id: "0".repeat(32),
             class: "container".to_owned(),
             verb: "boot".to_owned(),
+            init: Some(Init::Systemd),
             state: Stage::Running,
             leader,
             supervisor: std::process::id(),

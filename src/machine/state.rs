@@ -39,11 +39,11 @@ pub enum Ask {
 /// What is to be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
-    /// Send the signal that asks the init for its shutdown.
+    /// Ask the init for its shutdown.
     Shutdown,
-    /// Send the signal for powering off.
+    /// Ask it to power off.
     PowerOff,
-    /// Send the signal for rebooting.
+    /// Ask it to reboot.
     Reboot,
     /// Kill the leader, and with it its pid namespace.
     Kill,

@@ -19,10 +19,11 @@ use super::state::{Act, Ask, State};
 use super::tenure::Tenure;
 use crate::bus;
 use crate::console::Request;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use crate::image::Way;
 use crate::notify::{self, Message};
 use crate::signal::Signal;
-use crate::spec::Ready;
+use crate::spec::{Ready, Ways};
 
 /// So long without an event, and the next one is not expected soon.
 const QUIET: Duration = Duration::from_secs(1);
@@ -69,12 +70,8 @@ impl Signals {
 /// How the machine is to be asked, and when it counts as ready.
 #[derive(Debug, Clone, Copy)]
 pub struct Manner {
-    /// What asks its first process to shut down.
-    pub kill_signal: Signal,
-    /// What asks it to power off.
-    pub power_off: Signal,
-    /// What asks it to reboot.
-    pub reboot: Signal,
+    /// How its first process is asked to go down.
+    pub ways: Ways,
     /// When the service manager is told READY=1.
     pub ready: Ready,
     /// When it is said to run, no longer to start.
@@ -101,9 +98,11 @@ pub fn supervise(
     let mut errand = Errand::default();
     loop {
         let patience = errand.patience().or((weight == Weight::Grown).then_some(QUIET));
-        let ready =
-            wait(running, tenure, attachment, signals, patience).context(|| "cannot wait for the machine")?;
-        errand.proceed(&running.leader)?;
+        let ready = wait(running, tenure, attachment, signals, (patience, errand.fd()))
+            .context(|| "cannot wait for the machine")?;
+        if let Some(error) = errand.proceed(running)? {
+            complain(&error);
+        }
         weight = if ready.quiet && errand.patience().is_none() {
             // Memory is worth an attempt, not a machine.
             let _ = crate::sys::slim();
@@ -161,7 +160,7 @@ fn wait(
     tenure: &Tenure,
     attachment: &Attachment,
     signals: &Signals,
-    patience: Option<Duration>,
+    (patience, errand): (Option<Duration>, Option<BorrowedFd<'_>>),
 ) -> io::Result<Found> {
     let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
     let notify = running.notify.as_ref().map(AsFd::as_fd);
@@ -169,6 +168,7 @@ fn wait(
     fds.extend(notify.map(input));
     fds.extend(tenure.bus_fd().map(input));
     fds.extend(attachment.interest());
+    fds.extend(errand.map(input));
     let patience = patience.map_or(PollTimeout::NONE, in_milliseconds);
     let quiet = match poll(&mut fds, patience) {
         Ok(found) => found == 0,
@@ -212,17 +212,24 @@ fn asks(tenure: &mut Tenure, attachment: &mut Attachment, signals: &mut Signals)
 }
 
 fn perform(act: Act, running: &Running, errand: &mut Errand, manner: Manner) -> Result<()> {
-    let signal = match act {
+    let way = match act {
         Act::Nothing => return Ok(()),
-        Act::Shutdown => manner.kill_signal,
-        Act::PowerOff => manner.power_off,
-        Act::Reboot => manner.reboot,
-        Act::Kill => Signal::KILL,
+        Act::Shutdown => manner.ways.stop,
+        Act::PowerOff => manner.ways.power_off,
+        Act::Reboot => manner.ways.reboot,
+        Act::Kill => Way::Signal(Signal::KILL),
     };
     if act != Act::Reboot {
         tell("STOPPING=1\nSTATUS=The machine shuts down.");
     }
-    errand.send(running, signal)
+    errand.send(running, way)
+}
+
+/// The machine goes on; who asked has to know why.
+fn complain(error: &Error) {
+    tell(&format!("STATUS={error}"));
+    // The terminal may be raw: a line's end alone would not return the carriage.
+    eprint!("osier: {error}\r\n");
 }
 
 /// What the payload's init said.

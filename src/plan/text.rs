@@ -37,7 +37,9 @@ impl fmt::Display for LaunchPlan {
         line(f, "console", &format!("{:?}", self.console).to_lowercase())?;
         line(f, "capabilities", &self.confinement.capabilities.names().join(" "))?;
         self.exec_lines(f)?;
-        line(f, "shutdown by", &self.kill_signal)?;
+        line(f, "shutdown by", &self.ways.stop)?;
+        line(f, "power-off by", &self.ways.power_off)?;
+        line(f, "reboot by", &self.ways.reboot)?;
         line(f, "ready", &self.ready)
     }
 }
@@ -52,9 +54,10 @@ impl LaunchPlan {
             writeln!(f, "{:<14}{}", "directory", directory.display())?;
         }
         match &self.exec.program {
-            Program::Init { path, arguments } => {
+            Program::Init { path, kind, arguments } => {
                 write!(f, "{:<14}{}", "init", path.display())?;
                 arguments.iter().try_for_each(|argument| write!(f, " {}", argument.display()))?;
+                write!(f, "\n{:<14}{kind}", "init kind")?;
             }
             Program::Command { argv, first } => {
                 write!(f, "{:<14}", if *first == First::Stub { "stub init and" } else { "command" })?;

@@ -22,7 +22,6 @@ use crate::name::MachineName;
 use crate::plan::{CgroupPlan, LaunchPlan};
 use crate::settings::search::{self, Trust};
 use crate::settings::{Settings, nspawn};
-use crate::signal::Signal;
 use crate::spec::{Facts, MachineSpec};
 use crate::sys::{Forked, fork};
 use crate::wire::Wire;
@@ -192,7 +191,7 @@ pub(super) fn supervise_to_end(
     let (mut attachment, mut streams) =
         Attachment::open(plan.console, front, plan.name.as_str()).context(|| "cannot attach the console")?;
     log.into_iter().for_each(|log| attachment.keep(log));
-    let manner = manner(&plan);
+    let manner = Manner { ways: plan.ways, ready: plan.ready, up: plan.up };
     let ended = loop {
         let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &mut signals)?;
         if let Some(starter) = starter.take() {
@@ -220,15 +219,6 @@ pub(super) fn supervise_to_end(
     announce(&spec, quiet, "has ended");
     attachment.tell_end(ended.code());
     Ok(ended.code())
-}
-
-/// A command that runs as PID 1 knows no way to shut down but its end.
-fn manner(plan: &LaunchPlan) -> Manner {
-    let is_init = plan.verb == "boot";
-    // man 1 systemd, Signals
-    let [power_off, reboot] =
-        [4, 5].map(|offset| if is_init { Signal::realtime(offset) } else { plan.kill_signal });
-    Manner { kill_signal: plan.kill_signal, power_off, reboot, ready: plan.ready, up: plan.up }
 }
 
 /// Only an init can be booted again; what follows a command that calls reboot(2) is the caller's business.

@@ -72,6 +72,7 @@ fn of_own(own: &Own) -> Properties {
         ("SSHPrivateKeyPath", String::new()),
         ("State", record.state.to_string()),
         ("Verb", record.verb.clone()),
+        ("Init", text_of(record.init)),
         ("Supervisor", record.supervisor.to_string()),
         ("OS", text_of(record.os.as_ref())),
         ("Registered", if record.registered { "yes" } else { "no" }.to_owned()),
