@@ -21,6 +21,10 @@ pub struct HostFacts {
     pub controllers: Vec<String>,
     /// Those that are mounted as version 1, where cgroup2 cannot have them.
     pub controllers_v1: Vec<String>,
+    /// The CPUs that there are, as a list of cpuset(7); nothing where cgroup2 does not say.
+    pub cpus: String,
+    /// The memory nodes that there are, as such a list.
+    pub mems: String,
     /// What runs as PID 1.
     pub first: First,
     /// Whether the kernel has time namespaces.
@@ -58,6 +62,8 @@ impl HostFacts {
         let own_cgroup = own_cgroup(&fs::read_to_string("/proc/self/cgroup")?);
         Ok(Self {
             controllers: cgroup2.as_deref().map(controllers).unwrap_or_default(),
+            cpus: effective(cgroup2.as_deref(), "cpuset.cpus.effective"),
+            mems: effective(cgroup2.as_deref(), "cpuset.mems.effective"),
             controllers_v1: controllers_v1(&fs::read_to_string("/proc/cgroups").unwrap_or_default()),
             delegated: cgroup2.as_deref().and_then(|mount| delegated(mount, &own_cgroup)),
             cgroup2,
@@ -89,6 +95,11 @@ impl HostFacts {
             })
             .collect()
     }
+}
+
+fn effective(mount: Option<&Path>, file: &str) -> String {
+    let text = mount.and_then(|mount| fs::read_to_string(mount.join(file)).ok());
+    text.unwrap_or_default().trim().to_owned()
 }
 
 fn controllers(directory: &Path) -> Vec<String> {

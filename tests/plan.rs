@@ -24,6 +24,8 @@ fn host() -> HostFacts {
         delegated: Some("system.slice/osier@web.service".into()),
         controllers: ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"].map(str::to_owned).to_vec(),
         controllers_v1: Vec::new(),
+        cpus: "0-7".to_owned(),
+        mems: "0".to_owned(),
         first: First::Systemd,
         time_namespaces: true,
         memory: 8 << 30,
@@ -259,6 +261,9 @@ fn a_limit_needs_its_controller_and_a_value_in_its_range() {
     assert!(plan.limits.properties().is_empty(), "osier writes it");
     let plan = resolve(&memory, &init, &host()).unwrap();
     assert_eq!(plan.limits.properties().len(), 1, "PID 1 is told");
+    let all = limited(Key::CpusetCpus, "--cpuset", "all");
+    let plan = resolve(&all, &init, &host()).unwrap();
+    assert!(plan.to_string().contains("\nlimit         cpuset.cpus=0-7\n"), "{plan}");
     let keep = Settings { keep_unit: flag("--keep-unit", "yes"), ..memory };
     assert!(resolve(&keep, &init, &HostFacts { own_cgroup: "osier".into(), ..pure.clone() }).is_ok());
     assert_refused(&keep, &pure, Kind::Unsupported, &["in the root of cgroup2", "leave out --keep-unit"]);

@@ -47,7 +47,7 @@ impl LimitsPlan {
     /// A controller that cgroup2 does not have on this host.
     pub fn resolve(limits: &[Limit], first: First, host: &HostFacts) -> Result<Self> {
         require_controllers(limits, host)?;
-        let limits = limits.to_vec();
+        let limits: Vec<_> = limits.iter().map(|limit| said_in_full(limit, host)).collect();
         if first == First::Other {
             return Ok(Self::Files { limits, memory: host.memory });
         }
@@ -58,6 +58,16 @@ impl LimitsPlan {
         };
         let properties = limits.iter().map(property).collect::<Result<_>>()?;
         Ok(Self::Unit { limits, properties })
+    }
+}
+
+/// All processors by their numbers: the kernel does not let the list of a cgroup with processes be emptied (`ENOSPC`;
+/// kernel/cgroup/cpuset.c, validate_change).
+fn said_in_full(limit: &Limit, host: &HostFacts) -> Limit {
+    match limit {
+        Limit::Cpus(list) if list.is_empty() => Limit::Cpus(host.cpus.clone()),
+        Limit::Mems(list) if list.is_empty() => Limit::Mems(host.mems.clone()),
+        _ => limit.clone(),
     }
 }
 

@@ -32,7 +32,7 @@ fn change(options: &Set, record: &Record) -> Result<()> {
     let host = lifetime::host()?;
     if host.uid != 0 {
         return Err(
-            Error::new(Kind::Permission, "must be root").hint("run osier as root, for instance with sudo")
+            Error::new(Kind::Permission, "only root may").hint("run osier as root, for instance with sudo")
         );
     }
     let cgroup = record.cgroup.as_deref();
@@ -47,8 +47,8 @@ fn change(options: &Set, record: &Record) -> Result<()> {
             .map_err(|error| {
                 Error::new(Kind::Failed, format!("cannot set properties of '{unit}'")).because(error)
             })?,
-        (LimitsPlan::Unit { limits, .. } | LimitsPlan::Files { limits, .. }, _) => {
-            limits::write(limits, cgroup, host.memory).map_err(|refused| refused.explain(cgroup))?;
+        _ => {
+            limits::write(plan.limits(), cgroup, host.memory).map_err(|refused| refused.explain(cgroup))?;
         }
     }
     replacement.map_or(Ok(()), |(replacement, path)| {

@@ -147,11 +147,16 @@ impl Machine {
     /// A machine with nothing but a process that sleeps: where it matters that it is there, not what it does. Told to end,
     /// it is killed.
     pub(crate) fn hold(tail: &str, arguments: &[&str]) -> Self {
+        Self::run(tail, arguments, &["/bin/sleep", "infinity"])
+    }
+
+    /// The same with another command.
+    pub(crate) fn run(tail: &str, arguments: &[&str], payload: &[&str]) -> Self {
         let (name, tree) = (unique(tail), tree());
         let named = format!("--machine={name}");
         let always = ["run", "--ephemeral", "--console=read-only", "--network=veth", &named];
-        let sleep = [&tree, "--", "/bin/sleep", "infinity"];
-        let mut machine = Self::spawn(name.clone(), &[&always, arguments, &sleep].concat());
+        let all = [&always, arguments, &[&tree, "--"], payload].concat();
+        let mut machine = Self::spawn(name, &all);
         machine.stopped = 137;
         machine.await_ready();
         machine
@@ -159,10 +164,15 @@ impl Machine {
 
     /// Runs osier with these arguments, which say that the machine is called `name`.
     pub(crate) fn spawn(name: String, arguments: &[&str]) -> Self {
+        Self::spawn_by(&osier(), name, arguments)
+    }
+
+    /// Runs a program that becomes osier.
+    pub(crate) fn spawn_by(program: &str, name: String, arguments: &[&str]) -> Self {
         let files = ["notify", "output"].map(|kind| std::env::temp_dir().join(format!("{name}.{kind}")));
         let notify = UnixDatagram::bind(&files[0]).expect("a socket");
         let output = fs::File::create(&files[1]).expect("a file");
-        let mut command = command(&osier(), arguments);
+        let mut command = command(program, arguments);
         command.env("NOTIFY_SOCKET", &files[0]);
         command.stdout(output.try_clone().expect("the file")).stderr(output);
         Self { child: command.spawn().expect("osier"), name, notify, files, ready: false, stopped: 0 }

@@ -10,6 +10,7 @@ mod machine;
 mod terminal;
 
 mod ends;
+mod limits;
 mod machinectl;
 mod names;
 mod registration;
@@ -43,6 +44,13 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("keep_unit_wants_delegation", service::kept_undelegated),
     ("the_unit_boots_reboots_and_stops", service::template),
     ("the_unit_fails_where_the_tree_is_none", service::template_without_tree),
+    ("a_memory_hog_is_killed_and_nobody_else", limits::memory),
+    ("a_fork_bomb_stops_at_its_limit", limits::tasks),
+    ("cpu_time_is_held_within_a_tenth", limits::cpu),
+    ("io_limits_reach_the_disk", limits::io),
+    ("set_holds_at_once_and_over_a_reboot", limits::set),
+    ("a_unit_that_is_kept_is_limited", limits::kept_unit),
+    ("limits_are_files_without_systemd", limits::without_systemd),
     ("register_no_keeps_machined_out", registration::none),
     ("register_yes_wants_machined", registration::without_machined),
     ("register_yes_wants_a_bus", registration::without_bus),

@@ -61,13 +61,22 @@ pub fn write(limits: &[Limit], cgroup: &Path, memory: u64) -> Result<(), Refused
         });
         if let Err(cause) = written {
             for (limit, old) in before.iter().rev() {
-                // It was taken before. What has become impossible since is not worth losing the first error for.
-                let _ = fs::write(cgroup.join(limit.file()), old);
+                put_back(limit, cgroup, old);
             }
             return Err(Refused { limit: limit.clone(), cause });
         }
     }
     Ok(())
+}
+
+/// It was taken before. What has become impossible since is not worth losing the first error for.
+fn put_back(limit: &Limit, cgroup: &Path, old: &str) {
+    let put = fs::write(cgroup.join(limit.file()), old);
+    if let (Err(_), Some(above), Limit::Cpus(_) | Limit::Mems(_)) = (put, cgroup.parent(), limit) {
+        // An empty list is what a cgroup has at first and cannot get again while it has processes: all that there is above.
+        let all = fs::read_to_string(above.join(format!("{}.effective", limit.file())));
+        let _ = all.and_then(|all| fs::write(cgroup.join(limit.file()), all));
+    }
 }
 
 /// What the file says now, as a text that says it again when it is written.
