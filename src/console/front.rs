@@ -215,9 +215,10 @@ impl Held {
     /// Takes the terminal, unless the shell has it.
     pub(super) fn take(&mut self) -> io::Result<()> {
         if self.flow == Flow::Paused && self.is_ours() {
-            self.prepare()?;
+            // Said before it is so: killed in between, the front leaves a supervisor that puts the terminal back.
             self.flow = Flow::Flowing;
             self.send(FromFront::Input(Flow::Flowing));
+            self.prepare()?;
         }
         Ok(())
     }

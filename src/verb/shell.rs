@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::attended::{Left, Seat, on_terminal};
 use super::may::may;
 use super::opened::{self, Wanted};
@@ -23,6 +25,8 @@ use crate::user::User;
 
 /// What stands after "cannot".
 const ACTION: &str = "open a shell in";
+/// So long a machine's first process may take to end after the others, milliseconds.
+const LAST: u16 = 200;
 /// So long the machine's name services may take to say who a user is.
 const LOOKUP: Duration = Duration::from_secs(10);
 
@@ -49,7 +53,7 @@ pub fn execute(options: &Shell, store: &Store) -> Result<u8> {
         Some(terminal) => on_terminal(terminal, run)?,
         None => run(None)?,
     };
-    if code == Ended::Killed(libc::SIGKILL).code() && door.check().is_err() {
+    if code == Ended::Killed(libc::SIGKILL).code() && is_ending(&door) {
         eprintln!("osier: machine '{name}' has ended");
     }
     Ok(code)
@@ -77,6 +81,12 @@ fn session(options: &Shell, user: &str, record: &Record) -> Result<()> {
     }
     let shell = machined::Shell { user, program, arguments: &arguments, environment: &environment };
     opened::serve(record, Wanted::Shell(&shell), ACTION)
+}
+
+/// Whether what was killed was killed with the machine: its first process ends only after all others in its pid namespace.
+fn is_ending(door: &Door) -> bool {
+    let mut end = [PollFd::new(door.leader(), PollFlags::POLLIN)];
+    matches!(poll(&mut end, PollTimeout::from(LAST)), Ok(1..))
 }
 
 /// `USER@NAME`, and the machine it is about.
