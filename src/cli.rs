@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use console::{Attach, Enable, Start};
+pub use console::{Attach, Enable, Logs, Start};
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::{Login, Shell};
 pub use set::Set;
@@ -51,6 +51,8 @@ pub enum Verb {
     Disable(Enable),
     /// Attach the terminal to the console of a machine that runs
     Attach(Attach),
+    /// Show what a machine has logged
+    Logs(Logs),
     /// List the machines that run
     List(List),
     /// Show how a machine is, for people

@@ -7,11 +7,12 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use osier::console::log;
 
-use support::machine::{await_death, code, enter, osier, output, show};
+use support::machine::{Machine, Written, await_death, code, enter, osier, output, show, wait};
+use support::terminal::Terminal;
 use support::tree::{Scratch, Tree, debian};
 use support::{await_some, await_that, leftovers, unique};
 
@@ -196,6 +197,91 @@ fn wait_is_until_the_init_is_ready() {
     assert_eq!(String::from_utf8_lossy(&reached.stdout), "active\n");
     assert!(output(&mut osier(["poweroff", &named.name])).status.success());
     assert!(!leftovers::cgroup(&named.name).exists());
+}
+
+#[test]
+fn logs_shows_what_the_console_has_shown_and_goes_on_until_the_end() {
+    let tree = Tree::minimal();
+    let named = Named::new(&tree.path());
+    assert!(named.start(&[]).status.success());
+    await_that("its console", || named.console().contains("osier-minimal: ready"));
+    let leader = named.pid("leader");
+    let say = |script: &str| assert!(enter(leader, &["sh", "-c", script]).status.success(), "{script}");
+    say("for n in 1 2 3 4 5; do echo number-$n > /dev/console; done");
+    await_that("the last line", || named.console().contains("number-5\r\n"));
+    let last = output(&mut osier(["logs", &named.name, "-n", "2"]));
+    assert_eq!(String::from_utf8_lossy(&last.stdout), "number-4\r\nnumber-5\r\n");
+    let all = output(&mut osier(["logs", &named.name, "--console"]));
+    assert_eq!(String::from_utf8_lossy(&all.stdout), named.console());
+
+    // On a terminal it is text; elsewhere it is what was written.
+    let terminal = Terminal::new();
+    let mut follow = osier(["logs", "--follow", "-n", "1"]);
+    follow.arg(&named.name);
+    let mut on_terminal = terminal.spawn(&follow);
+    let mut followed = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let piped = Written::of(followed.stdout.take().unwrap());
+    terminal.await_text("number-5");
+    await_that("what is followed", || piped.so_far().contains("number-5"));
+    say(r"printf '\033[31mevil\033[m\033]0;title\007\n' > /dev/console");
+    terminal.await_text("evil");
+    // More than a log holds, through its turn.
+    say("seq 100000 | sed s/^/long-line-/ > /dev/console; echo e''nd > /dev/console");
+    await_that("every line", || piped.so_far().contains("long-line-100000\r\nend"));
+    let lines = piped.so_far().matches("long-line-").count();
+    assert_eq!(lines, 100_000);
+    named.end();
+    assert_eq!(code(wait(&mut followed, &String::new)), 0);
+    assert_eq!(code(wait(&mut on_terminal, &|| terminal.screen())), 0);
+    let screen = terminal.screen();
+    assert!(!screen.contains('\x1b') && !screen.contains("title") && screen.contains("poweroff"));
+    assert!(piped.so_far().contains("\x1b[31mevil"));
+    // It has ended: what is left to read is read, and nothing followed.
+    let after = output(&mut osier(["logs", "--follow", &named.name]));
+    assert!(
+        after.status.success() && String::from_utf8_lossy(&after.stdout).contains("poweroff"),
+        "{after:?}"
+    );
+}
+
+#[test]
+fn logs_shows_the_journal_of_the_machines_own_systemd() {
+    let layered = Layered::new();
+    fs::create_dir_all(layered.tree().join("var/log/journal")).unwrap();
+    let named = Named::new(&layered.tree());
+    let started = named.start(&["--wait"]);
+    assert!(started.status.success(), "{started:?}");
+    let mut followed = osier(["logs", "--follow", &named.name]).stdout(Stdio::piped()).spawn().unwrap();
+    let piped = Written::of(followed.stdout.take().unwrap());
+    assert!(enter(named.pid("leader"), &["logger", "said by one''inside"]).status.success());
+    await_that("what was logged", || piped.so_far().contains("said by one''inside"));
+    let journal = output(&mut osier(["logs", &named.name, "-n", "1000"]));
+    let text = String::from_utf8_lossy(&journal.stdout);
+    assert!(journal.status.success() && text.contains("said by one''inside"), "{journal:?}");
+    let console = output(&mut osier(["logs", "--console", &named.name]));
+    assert!(!String::from_utf8_lossy(&console.stdout).contains("said by one''inside"), "{console:?}");
+    assert!(output(&mut osier(["poweroff", &named.name])).status.success());
+    assert_eq!(code(wait(&mut followed, &String::new)), 0);
+    // Afterwards the host's reads it.
+    let kept = output(&mut osier(["logs", &named.name]));
+    if Command::new("journalctl").arg("--version").output().is_ok() {
+        let text = String::from_utf8_lossy(&kept.stdout);
+        assert!(kept.status.success() && text.contains("said by one''inside"), "{kept:?}");
+    } else {
+        assert_refused(&kept, &["this host has no journalctl", "hint: "]);
+    }
+}
+
+#[test]
+fn logs_of_what_has_none_says_so() {
+    assert_refused(&output(&mut osier(["logs", "t-no-such-machine"])), &["no machine", "hint: "]);
+    let tree = Tree::minimal();
+    let named = Named::new(&tree.path());
+    assert_refused(&output(&mut osier(["logs", &named.name])), &["there is no log of"]);
+    let machine = Machine::minimal(&tree, &[]);
+    assert_refused(&output(&mut osier(["logs", tree.name()])), &["kept nowhere", "hint: `osier attach"]);
+    machine.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(machine.end().0, 0);
 }
 
 #[test]

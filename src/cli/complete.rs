@@ -82,6 +82,7 @@ fn complete(argument: Arg, names: &ArgValueCompleter) -> Arg {
     let value = argument.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
     match value.as_deref() {
         Some("NAME") => argument.add(names.clone()),
+        Some("IMAGE") => argument.add(ArgValueCompleter::new(images)),
         Some("[USER@]NAME") => argument.add(ArgValueCompleter::new(users_machines)),
         Some("NAME|PATH") => argument.add(ArgValueCompleter::new(trees)),
         Some("RECIPE|PATH") => argument.add(ArgValueCompleter::new(recipes)),

@@ -23,7 +23,7 @@ pub struct Attach {
 #[derive(Debug, Args)]
 pub struct Start {
     /// Tree to boot: a name in the image search path
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "IMAGE")]
     pub names: Vec<String>,
     /// Wait until the machine's init says that it is ready, if it is one that does
     #[arg(short, long)]
@@ -37,6 +37,23 @@ pub struct Start {
 #[derive(Debug, Args)]
 pub struct Enable {
     /// Tree: a name in the image search path
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_name = "IMAGE")]
     pub names: Vec<String>,
+}
+
+/// `osier logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Machine, or the image of one that ran
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Go on until the machine ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last so many lines [default: all; 10 with --follow]
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub lines: Option<usize>,
+    /// What the console showed, whether there is a journal or not
+    #[arg(long)]
+    pub console: bool,
 }

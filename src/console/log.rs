@@ -1,12 +1,15 @@
 //! The log of a console that nobody looks at: bounded, one old one kept beside it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use vte::{Parser, Perform};
 
 /// Where logs are.
 pub const DIRECTORY: &str = "/var/log/osier";
@@ -78,6 +81,110 @@ impl Log {
     }
 }
 
+/// A log that is read.
+#[derive(Debug)]
+pub struct Reading {
+    path: PathBuf,
+    file: File,
+    news: OwnedFd,
+}
+
+impl Reading {
+    /// The log at `path`, and its last `lines`, or all of them; the old one's come first.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such log; what open(2), read(2) and inotify_add_watch(2) give.
+    pub fn open(path: PathBuf, lines: Option<usize>) -> io::Result<(Self, Vec<u8>)> {
+        let news = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        inotify::add_watch(&news, directory, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::ONLYDIR)?;
+        let mut file = File::open(&path)?;
+        let mut text = match fs::read(old(&path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            text => text?,
+        };
+        file.read_to_end(&mut text)?;
+        let skipped = lines.map_or(0, |lines| start_of_last(&text, lines));
+        Ok((Self { path, file, news }, text.split_off(skipped)))
+    }
+
+    /// Readable when something may have been added.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.news.as_fd()
+    }
+
+    /// What was added since, whatever became of the file meanwhile.
+    ///
+    /// # Errors
+    /// What read(2) gives.
+    pub fn more(&mut self) -> io::Result<Vec<u8>> {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.news, &mut buffer);
+        // Before the reading: what is added after it is news again.
+        while events.next().is_ok() {}
+        let mut text = Vec::new();
+        self.file.read_to_end(&mut text)?;
+        if let Ok(next) = File::open(&self.path)
+            && !is_same(&next, &self.file)?
+        {
+            // It was turned over, and nothing is added to the old one any more: what is in it now is all.
+            self.file.read_to_end(&mut text)?;
+            // Turned over twice while nobody read: the one between.
+            match File::open(old(&self.path)) {
+                Ok(mut between) if !is_same(&between, &self.file)? => {
+                    between.read_to_end(&mut text)?;
+                }
+                _ => {}
+            }
+            self.file = next;
+            self.file.read_to_end(&mut text)?;
+        }
+        Ok(text)
+    }
+}
+
+fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+fn start_of_last(text: &[u8], lines: usize) -> usize {
+    let whole = text.strip_suffix(b"\n").unwrap_or(text);
+    let ends = whole.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    match lines {
+        0 => text.len(),
+        lines => ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0),
+    }
+}
+
+/// Takes what is no text out of what a machine has written: on a terminal, escape sequences would be obeyed.
+#[derive(Default)]
+pub struct Plain(Parser);
+
+impl Plain {
+    /// The text in `bytes`, which go on where the last ones ended.
+    pub fn of(&mut self, bytes: &[u8]) -> String {
+        let mut text = Text(String::new());
+        self.0.advance(&mut text, bytes);
+        text.0
+    }
+}
+
+struct Text(String);
+
+impl Perform for Text {
+    fn print(&mut self, char: char) {
+        // C1 controls in UTF-8 are controls to some terminals.
+        self.0.push(if char.is_control() { char::REPLACEMENT_CHARACTER } else { char });
+    }
+
+    fn execute(&mut self, byte: u8) {
+        if matches!(byte, b'\n' | b'\t') {
+            self.0.push(char::from(byte));
+        }
+    }
+}
+
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
     OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path)
@@ -102,10 +209,32 @@ mod tests {
         assert_eq!(before.len() as u64, LONGEST);
         assert_eq!(before.len() + new.len() + 2 * 1024 * 1024, 200 * 1000 * line.len());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        let (mut reading, last) = Reading::open(path.clone(), Some(2)).unwrap();
+        assert_eq!(last, line.repeat(2).as_bytes());
+        let all = Reading::open(path.clone(), None).unwrap().1;
+        assert_eq!(all.len(), before.len() + new.len());
+        assert!(Reading::open(path.clone(), Some(0)).unwrap().1.is_empty());
+        assert_eq!(reading.more().unwrap(), b"");
+        // Through a turn and on.
+        let rest = usize::try_from(LONGEST).unwrap() - new.len() + 7;
+        log.write("x".repeat(rest).as_bytes());
+        assert_eq!(reading.more().unwrap(), "x".repeat(rest).as_bytes());
+        assert_eq!(fs::read(&path).unwrap().len(), 7);
+        log.write(b"more");
+        assert_eq!(reading.more().unwrap(), b"more");
         drop(log);
         Log::open(path.clone()).unwrap().write(b"and on");
         assert!(fs::read(&path).unwrap().ends_with(b"and on"));
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
         fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_terminal_is_shown_text_alone() {
+        let mut plain = Plain::default();
+        let bytes = "one\r\n\x1b[31mred\x1b[m\ttab\x07\x1b]0;title\x07 gr\u{fc}n\u{9b}2J\n".as_bytes();
+        let (first, second) = bytes.split_at(7);
+        let text = plain.of(first) + &plain.of(second);
+        assert_eq!(text, "one\nred\ttab gr\u{fc}n\u{fffd}2J\n");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::may::may;
 use super::running;
 use crate::cli::Attach;
 use crate::console::{AttachEnd, Hello, Role, ToFront, attach, listener};
@@ -17,6 +18,7 @@ pub fn execute(options: &Attach, store: &Store) -> Result<u8> {
     let name = &options.name;
     let what = || format!("cannot attach to '{name}'");
     let record = running(store, std::slice::from_ref(name))?.swap_remove(0);
+    may(&record, "attach to")?;
     let socket = listener::connect(&record.name).map_err(|error| refuse(what(), &record, &error))?;
     let hello = if options.watch { Hello::Watch } else { Hello::Keyboard };
     let say = |text: &str| {

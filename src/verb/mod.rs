@@ -15,6 +15,7 @@ pub mod kill;
 mod lifetime;
 pub mod list;
 pub mod login;
+pub mod logs;
 mod may;
 mod opened;
 pub mod run;
@@ -57,6 +58,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::Start(options) => return start::execute(options, &Store::default()),
         Verb::Enable(options) => enable::enable(options),
         Verb::Disable(options) => enable::disable(options),
+        Verb::Logs(options) => logs::execute(options, &Store::default()),
         Verb::Attach(options) => return attach::execute(options, &Store::default()),
         Verb::List(options) => list::execute(options, &Store::default()),
         Verb::Status(options) => status::execute(options, &Store::default()),
@@ -110,8 +112,13 @@ enum Reader {
 
 /// As [`print`], for a verb that has more to say.
 fn try_print(text: &str) -> Result<Reader> {
+    try_write(text.as_bytes())
+}
+
+/// As [`try_print`], of what need not be text.
+fn try_write(bytes: &[u8]) -> Result<Reader> {
     let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+    match output.write_all(bytes).and_then(|()| output.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
         Err(error) => Err(Error::io("cannot write to standard output", &error)),
         Ok(()) => Ok(Reader::There),
