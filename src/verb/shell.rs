@@ -40,6 +40,11 @@ pub fn execute(options: &Shell, store: &Store) -> Result<u8> {
     let what = format!("cannot {ACTION} '{name}'");
     let within = |error: Error| error.within(what.as_str());
     if options.session {
+        if may(&record, ACTION).is_ok() {
+            // machined says nothing of a user that is not there.
+            let (_, entry) = enter(store, &record).map_err(within)?;
+            find_user(&entry, user).map_err(within)?;
+        }
         return session(options, user, &record).map(|()| 0);
     }
     may(&record, ACTION)?;

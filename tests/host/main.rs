@@ -16,6 +16,7 @@ mod names;
 mod registration;
 mod scope;
 mod service;
+mod session;
 
 use std::panic;
 use std::process::ExitCode;
@@ -32,6 +33,9 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("machinectl_reboot_is_in_place_and_registered_anew", machinectl::reboot),
     ("machinectl_terminate_shuts_down", machinectl::terminate),
     ("machinectl_kill_reaches_the_leader_and_all", machinectl::kill),
+    ("a_shell_is_below_the_scope_s_payload", session::shell),
+    ("a_session_of_the_machine_s_systemd", session::session),
+    ("a_login_prompt_of_the_machine_s_systemd", session::login),
     ("stopping_the_scope_shuts_down", scope::stopped),
     ("the_scope_s_cgroup_is_delegated", scope::delegated),
     ("slice_and_properties_reach_the_scope", scope::properties),
