@@ -13,6 +13,7 @@ mod ends;
 mod limits;
 mod machinectl;
 mod names;
+mod reading;
 mod registration;
 mod scope;
 mod service;
@@ -60,6 +61,8 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("register_yes_wants_a_bus", registration::without_bus),
     ("a_bus_that_restarts_leaves_the_machine_alone", registration::machined_restarts),
     ("list_shows_the_machines_of_others", registration::others),
+    ("show_has_every_property_of_machinectl", reading::own),
+    ("show_and_status_tell_of_machines_of_others", reading::others),
     ("a_name_that_osier_uses_is_refused", names::own),
     ("a_name_that_nspawn_uses_is_refused", names::of_nspawn),
     ("a_unit_of_the_name_is_refused", names::of_unit),
