@@ -273,7 +273,7 @@ fn resolve_exec(spec: &MachineSpec, host: &HostFacts) -> Exec {
     }
 }
 
-pub use limits::{LimitsPlan, require_controllers};
+pub use limits::{LimitsPlan, not_held, require_controllers};
 
 pub use files::{NOTIFY_SOCKET, propagation_directory};
 

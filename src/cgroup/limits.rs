@@ -6,6 +6,7 @@
 //! [`Limit::setting`] says them in its words.
 
 mod device;
+mod held;
 mod key;
 mod parse;
 mod write;
@@ -15,6 +16,7 @@ use std::fmt;
 use crate::size;
 
 pub use device::Device;
+pub use held::{await_held, held};
 pub use key::{KEYS, Key};
 pub use parse::parse;
 pub use write::{Refused, write};

@@ -14,7 +14,7 @@ use crate::machine::record::{Clocks, Record, Stage};
 use crate::machine::{Machined, Running, Tenure};
 use crate::namespace;
 use crate::net::{self, Veth, VethGuard};
-use crate::plan::{CgroupPlan, LaunchPlan, LimitsPlan, NetworkPlan};
+use crate::plan::{CgroupPlan, LaunchPlan, LimitsPlan, NetworkPlan, not_held};
 use crate::spec::{Program, Ready, Register};
 
 /// Where systemd does not own the cgroups, the machine's is there before its leader, which is born in it.
@@ -89,7 +89,7 @@ pub(super) fn place(plan: &LaunchPlan, tenure: &mut Tenure, running: &mut Runnin
     let unit = registrar
         .open_unit(&registration, running.leader.pidfd())
         .map_err(|error| refuse(format!("cannot {} for '{name}'", unit_work(plan)), &error))?;
-    running.unit = Some(unit.name);
+    running.unit = Some(unit.name.clone());
     if machined == Machined::Told {
         match registrar.register(&registration, running.leader.pidfd()) {
             Err(BusError::NoMachined(_)) if plan.register == Register::Auto => {}
@@ -102,6 +102,9 @@ pub(super) fn place(plan: &LaunchPlan, tenure: &mut Tenure, running: &mut Runnin
         cgroup.place(running.leader.pid()).context(what)?;
         delegate(&cgroup)?;
         running.cgroup = Some(cgroup);
+    }
+    if let (LimitsPlan::Unit { limits, .. }, Some(cgroup)) = (&plan.limits, &running.cgroup) {
+        limits::await_held(limits, cgroup.path()).map_err(|limit| not_held(limit, &unit.name))?;
     }
     Ok(())
 }

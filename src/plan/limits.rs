@@ -84,6 +84,13 @@ pub(super) fn resolve(spec: &MachineSpec, host: &HostFacts) -> Result<LimitsPlan
     }
 }
 
+/// What the operator reads of a limit that PID 1 took and the kernel did not.
+pub fn not_held(limit: &Limit, unit: &str) -> Error {
+    Error::new(Kind::Failed, format!("cannot set {limit}"))
+        .because(format!("systemd took it for '{unit}', and it does not hold there"))
+        .hint("journalctl _PID=1 has what the kernel said")
+}
+
 /// Refuses limits whose controller cgroup2 does not have on this host.
 ///
 /// # Errors

@@ -6,13 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use super::{closest, lifetime, running};
-use crate::bus::systemd;
+use crate::bus::{Property, systemd};
 use crate::cgroup::limits::{self, Key, Limit};
 use crate::cli::Set;
 use crate::error::{Context, Error, Kind, Result};
 use crate::host::{First, HostFacts};
 use crate::machine::record::{Record, Store};
-use crate::plan::LimitsPlan;
+use crate::plan::{LimitsPlan, not_held};
 use crate::settings::edit::{self, Replacement};
 use crate::settings::search::{self, DIRECTORIES};
 
@@ -43,10 +43,16 @@ fn change(options: &Set, record: &Record) -> Result<()> {
     // Written already when the limits change: a disk that is full is met before.
     let replacement = if options.runtime { None } else { Some(prepare(record, &limits)?) };
     match (&plan, unit) {
-        (LimitsPlan::Unit { properties, .. }, Some(unit)) => systemd::set_properties(&unit, properties)
-            .map_err(|error| {
-                Error::new(Kind::Failed, format!("cannot set properties of '{unit}'")).because(error)
-            })?,
+        (LimitsPlan::Unit { limits, properties }, Some(unit)) => {
+            let before = limits::held(limits, cgroup);
+            set_properties(&unit, properties)?;
+            if let Err(limit) = limits::await_held(limits, cgroup) {
+                // Nobody is helped by an error of this beside the other.
+                let _ = LimitsPlan::resolve(&before, first, &host)
+                    .and_then(|before| set_properties(&unit, before.properties()));
+                return Err(not_held(limit, &unit));
+            }
+        }
         _ => {
             limits::write(plan.limits(), cgroup, host.memory).map_err(|refused| refused.explain(cgroup))?;
         }
@@ -55,6 +61,12 @@ fn change(options: &Set, record: &Record) -> Result<()> {
         replacement
             .commit()
             .context(|| format!("the limits hold, but cannot be kept in '{}'", path.display()))
+    })
+}
+
+fn set_properties(unit: &str, properties: &[Property]) -> Result<()> {
+    systemd::set_properties(unit, properties).map_err(|error| {
+        Error::new(Kind::Failed, format!("cannot set properties of '{unit}'")).because(error)
     })
 }
 

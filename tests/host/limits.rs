@@ -184,6 +184,16 @@ pub(crate) fn set() {
         let (code, error) = refused(&tried(&osier(), &["set", &name, "pids.max=10", wrong]));
         assert_eq!(code, Some(2), "{error}");
     }
+    // PID 1 takes what the kernel then refuses: there is no such disk.
+    let none = "io.max=240:240 rbps=1M";
+    let (code, error) = refused(&tried(&osier(), &["set", &name, "pids.max=10", none]));
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("it does not hold there"), "{error}");
+    until("the limit of before", || unit(&scope, "TasksMax") == "300");
+    let named = format!("--machine={}", unique("nodisk"));
+    let run = ["run", "--ephemeral", &named, "--io=240:240 rbps=1M", &tree(), "--", "true"];
+    let (code, error) = refused(&tried(&osier(), &run));
+    assert_eq!(code, Some(125), "{error}");
     osier_set(&["--runtime", &name, "cpu.weight=70"]);
     assert_eq!(unit(&scope, "CPUWeight"), "70");
     osier_set(&["--runtime", &name, "cpu.weight=50"]);
@@ -200,6 +210,35 @@ pub(crate) fn set() {
     let next = Machine::hold("set", &["--cpus=1"]);
     assert_eq!((unit(&scope, "TasksMax"), unit(&scope, "CPUQuotaPerSecUSec")), ("300".into(), "1s".into()));
     next.stop();
+}
+
+/// What is not the limits' stays byte for byte; a file that would be hidden is not.
+pub(crate) fn set_in_files() {
+    if !has("--tasks=70", "pids") {
+        return;
+    }
+    let machine = Machine::hold("setfile", &[]);
+    let (name, kept) = (machine.name.as_str(), Kept::of(&machine.name));
+    let other = Kept(Path::new("/run/systemd/nspawn").join(format!("{name}.nspawn")));
+    fs::write(&other.0, "[Exec]\nHostname=willow\n").expect("a file in /run");
+    let (code, error) = refused(&tried(&osier(), &["set", name, "pids.max=80"]));
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("it would hide '/run/systemd/nspawn/") && error.contains("--runtime"), "{error}");
+    assert_eq!(unit(&machine.scope(), "TasksMax"), "16384");
+    osier_set(&["--runtime", name, "pids.max=80"]);
+    assert_eq!(unit(&machine.scope(), "TasksMax"), "80");
+
+    let text = "# by hand\n[X-Osier]\nTasksMax = 5 \n; why\n\n[Exec]\nHostname=oak\n";
+    fs::write(&kept.0, text).expect("a file in /etc");
+    osier_set(&[name, "pids.max=90", "memory.max=50%"]);
+    let expected = "# by hand\n[X-Osier]\nTasksMax=90\n; why\nMemoryMax=50%\n\n[Exec]\nHostname=oak\n";
+    assert_eq!(kept.text(), expected);
+    fs::write(&kept.0, "[X-Osier]\nTasksMax\n").expect("a file in /etc");
+    let (code, error) = refused(&tried(&osier(), &["set", name, "pids.max=100"]));
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains(&format!("{}:2: 'TasksMax' is neither", kept.0.display())), "{error}");
+    assert_eq!(unit(&machine.scope(), "TasksMax"), "90");
+    machine.stop();
 }
 
 fn listed_leader(name: &str) -> Option<String> {

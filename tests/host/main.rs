@@ -54,6 +54,7 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("cpu_time_is_held_within_a_tenth", limits::cpu),
     ("io_limits_reach_the_disk", limits::io),
     ("set_holds_at_once_and_over_a_reboot", limits::set),
+    ("set_keeps_the_rest_of_the_file", limits::set_in_files),
     ("a_unit_that_is_kept_is_limited", limits::kept_unit),
     ("limits_are_files_without_systemd", limits::without_systemd),
     ("register_no_keeps_machined_out", registration::none),

@@ -169,6 +169,17 @@ fn limits_are_written_all_or_none() {
     assert_eq!(file("io.max"), "8:0 rbps=1048576");
     assert_eq!(file("cpuset.cpus"), "0-1\n");
 
+    fs::write(directory.join("io.max"), "8:0 rbps=1048576 wbps=max riops=max wiops=max\n").unwrap();
+    let exact: Vec<_> =
+        limits.iter().filter(|limit| !matches!(limit, Limit::MemoryMax(_))).cloned().collect();
+    assert_eq!(await_held(&exact, &directory), Ok(()));
+    let before: Vec<_> = held(&exact, &directory).iter().map(ToString::to_string).collect();
+    for text in ["cpu.max=33.3333%", "pids.max=500", "io.max=/dev/block/8:0 rbps=1M", "cpuset.cpus=0-1"] {
+        assert!(before.iter().any(|found| found == text), "{text}: {before:?}");
+    }
+    let other = [Limit::PidsMax(Some(500)), Limit::PidsMax(None)];
+    assert_eq!(await_held(&other, &directory), Err(&other[1]));
+
     let mut more = vec![Limit::PidsMax(None), Limit::CpuShare(None), Limit::Cpus(String::new())];
     more.push(Limit::MemoryHigh(Amount::Bytes(4096)));
     let refused = write(&more, &directory, 1000).unwrap_err();

@@ -80,7 +80,7 @@ fn put_back(limit: &Limit, cgroup: &Path, old: &str) {
 }
 
 /// What the file says now, as a text that says it again when it is written.
-fn read(limit: &Limit, cgroup: &Path) -> io::Result<String> {
+pub(super) fn read(limit: &Limit, cgroup: &Path) -> io::Result<String> {
     let text = fs::read_to_string(cgroup.join(limit.file()))?;
     let Limit::Io(device, ..) = limit else { return Ok(text) };
     let (major, minor) = device.numbers();
@@ -148,7 +148,7 @@ fn quota(share: Option<u64>, period: u64) -> i64 {
 }
 
 /// `cpu.max` as it is: the share, microseconds a second, and the period.
-fn read_cpu_max(cgroup: &Path) -> io::Result<(Option<u64>, u64)> {
+pub(super) fn read_cpu_max(cgroup: &Path) -> io::Result<(Option<u64>, u64)> {
     let text = fs::read_to_string(cgroup.join("cpu.max"))?;
     let (quota, period) = text.trim_end().split_once(' ').unwrap_or(("max", ""));
     let period = period.parse().unwrap_or(PERIOD);
