@@ -120,10 +120,13 @@ impl Init {
             (Self::Runit, Reboot) => Way::Command(&["init", "6"]),
             // dispatch_signal() in openrc-init.c; dinit(8), "SIGNALS".
             (Self::OpenRc | Self::Dinit, PowerOff | Halt) => Way::Signal(Signal::TERM),
-            // init.c of busybox; signals.md of finit, which has had no signal for a halt since 4.1.
+            // init.c of busybox.
             (Self::BusyBox, Halt) => Way::Signal(Signal::USR1),
-            (Self::BusyBox, PowerOff) | (Self::Finit, PowerOff | Halt) => Way::Signal(Signal::USR2),
-            (Self::BusyBox | Self::Finit, Reboot) => Way::Signal(Signal::TERM),
+            (Self::BusyBox, PowerOff) => Way::Signal(Signal::USR2),
+            (Self::BusyBox, Reboot) => Way::Signal(Signal::TERM),
+            // man 8 initctl. Not by its signals (signals.md): one that comes while it boots is lost.
+            (Self::Finit, PowerOff | Halt) => Way::Command(&["initctl", "poweroff"]),
+            (Self::Finit, Reboot) => Way::Command(&["initctl", "reboot"]),
             // s6-linux-init-maker.c, .s6-svscan/SIG*. A bare s6-svscan has only what the tree gives it.
             (Self::S6, PowerOff) => Way::Signal(Signal::USR1),
             (Self::S6, Halt) => Way::Signal(Signal::USR2),

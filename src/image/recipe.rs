@@ -15,10 +15,18 @@ use serde::Deserialize;
 const DIRECTORIES: [&str; 2] = ["/etc/osier/images", "/usr/share/osier/images"];
 
 /// The recipes that come with osier.
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 11] = [
+    ("busybox", include_str!("../../images/busybox.toml")),
     ("debian", include_str!("../../images/debian.toml")),
+    ("debian-11", include_str!("../../images/debian-11.toml")),
+    ("debian-12", include_str!("../../images/debian-12.toml")),
+    ("finit", include_str!("../../images/finit.toml")),
     ("host", include_str!("../../images/host.toml")),
     ("minimal", include_str!("../../images/minimal.toml")),
+    ("openrc", include_str!("../../images/openrc.toml")),
+    ("runit", include_str!("../../images/runit.toml")),
+    ("s6", include_str!("../../images/s6.toml")),
+    ("sysvinit", include_str!("../../images/sysvinit.toml")),
 ];
 
 /// How a tree is made.

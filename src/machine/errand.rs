@@ -20,10 +20,13 @@ use crate::signal::Signal;
 
 /// How soon is looked again for a handler; twice as late each time, up to [`SELDOM`].
 const SOON: Duration = Duration::from_millis(10);
+/// After how long a command that did what it can do is run again, when the machine is still there: runit takes one that
+/// comes in its first stage and forgets it. That an init goes down already is no harm to the same request.
+const AGAIN: Duration = Duration::from_secs(5);
 /// How often is looked of an init that will probably never have one.
 const SELDOM: Duration = Duration::from_secs(1);
 
-/// The last request, as long as it is not known to have arrived.
+/// The last request, as long as it may not have arrived.
 #[derive(Debug, Default)]
 pub(super) struct Errand(Option<Pending>);
 
@@ -72,7 +75,7 @@ impl Errand {
             pending.child = None;
             // A command that a signal ended was overtaken by what it had asked for.
             if code == 0 || code > exit::NOT_FOUND {
-                self.0 = None;
+                pending.next = now + AGAIN;
             } else if code >= exit::CANNOT_EXECUTE {
                 let way = pending.way;
                 self.0 = None;

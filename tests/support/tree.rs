@@ -132,15 +132,30 @@ pub(crate) fn debian() -> PathBuf {
     if let Some(tree) = std::env::var_os("OSIER_TREE") {
         return tree.into();
     }
-    let cached = fs::read_dir(cache()).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut cached: Vec<_> = cached
-        .filter(|path| {
-            path.is_dir()
-                && path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"debian-"))
-        })
-        .collect();
-    cached.sort_by_key(|path| path.metadata().unwrap().modified().unwrap());
-    cached.push("/var/lib/machines/debian".into());
-    let found = cached.into_iter().find(|path| path.join("etc/os-release").exists());
+    let found = cached("debian").or_else(|| Some("/var/lib/machines/debian".into()));
+    let found = found.filter(|path: &PathBuf| path.join("etc/os-release").exists());
     found.expect("there is no Debian tree: start the tests with tests/run, or set OSIER_TREE")
+}
+
+/// The tree of images/NAME.toml, to be used ephemeral or read-only.
+pub(crate) fn of(name: &str) -> PathBuf {
+    let given = std::env::var_os("OSIER_TREES").map(|trees| Path::new(&trees).join(name));
+    let found = given.or_else(|| cached(name)).and_then(|path| path.canonicalize().ok());
+    found.unwrap_or_else(|| {
+        panic!(
+            "there is no tree '{name}': start the tests with tests/run, or set OSIER_TREES to a directory in which \
+             `osier image build ./images/{name}.toml --to DIRECTORY/{name}` has made it"
+        )
+    })
+}
+
+/// The newest one that tests/tiers/trees.sh has made, NAME and twelve digits.
+fn cached(name: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(cache()).into_iter().flatten().flatten();
+    let made = entries.filter(|entry| {
+        let file = entry.file_name();
+        let key = file.to_str().and_then(|file| file.strip_prefix(name)?.strip_prefix('-'));
+        key.is_some_and(|key| key.len() == 12 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    });
+    made.map(|entry| entry.path()).max_by_key(|path| path.metadata().unwrap().modified().unwrap())
 }

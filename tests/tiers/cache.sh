@@ -25,7 +25,7 @@ cached() { # NAME FILE... -- COMMAND...
     fi
     touch "$path"
     # What no run has used for a week belongs to a recipe that is gone.
-    find "$cache" -mindepth 1 -maxdepth 1 -name "$name-*" -mtime +7 -exec rm -rf --one-file-system {} +
+    find "$cache" -mindepth 1 -maxdepth 1 -name "$name-????????????" -mtime +7 -exec rm -rf --one-file-system {} +
     exec {lock}>&-
     printf '%s\n' "$path"
 }

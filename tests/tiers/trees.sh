@@ -5,6 +5,20 @@ tree() { # NAME
     cached "$1" "images/$1.toml" -- build_tree "$1"
 }
 
+# One for each init that Debian packages, and the older releases that machines are made of.
+inits=(debian-12 debian-11 sysvinit openrc runit busybox s6 finit)
+
+# Fills DIRECTORY with links, each called as its recipe. All at the same time: it is the mirror that is waited for.
+trees() { # DIRECTORY NAME...
+    local directory=$1 name builds=() build
+    shift
+    for name; do
+        ( path=$(tree "$name") && ln -s "$path" "$directory/$name" ) &
+        builds+=($!)
+    done
+    for build in "${builds[@]}"; do wait "$build"; done
+}
+
 build_tree() { # NAME PATH
     # No initial RAM disk for a kernel package: the vm tier boots without one.
     INITRD=No "$osier" image build "./images/$1.toml" --to "$2"
