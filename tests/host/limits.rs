@@ -228,6 +228,7 @@ pub(crate) fn set_in_files() {
     osier_set(&["--runtime", name, "pids.max=80"]);
     assert_eq!(unit(&machine.scope(), "TasksMax"), "80");
 
+    fs::create_dir_all("/etc/systemd/nspawn").expect("a directory in /etc");
     let text = "# by hand\n[X-Osier]\nTasksMax = 5 \n; why\n\n[Exec]\nHostname=oak\n";
     fs::write(&kept.0, text).expect("a file in /etc");
     osier_set(&[name, "pids.max=90", "memory.max=50%"]);
