@@ -60,31 +60,54 @@ fn end_of(lines: &[String], section: usize) -> usize {
     section + 1 + used
 }
 
-/// A file's new content beside it, to take its place: everybody sees the old one or the new one, whole.
+/// A settings file that nobody else changes meanwhile: of two `osier set` at once each reads what the other wrote.
 #[derive(Debug)]
-pub struct Replacement {
+pub struct Held {
     path: PathBuf,
-    beside: PathBuf,
-    /// The directory, where it was made for this.
+    /// The directory, locked (man 2 flock) until this is closed.
+    _lock: File,
+    /// The directory, where it was made for this and nothing is in it yet.
     made: Option<PathBuf>,
 }
 
-impl Replacement {
-    /// Writes `text` beside `path`, with the mode and owner of what is there; a directory that is missing is made.
+/// A file's new content beside it, to take its place: everybody sees the old one or the new one, whole.
+#[derive(Debug)]
+pub struct Replacement {
+    held: Held,
+    beside: PathBuf,
+}
+
+impl Held {
+    /// Waits for the file at `path`, which need not be there; its directory is made.
     ///
     /// # Errors
-    /// What mkdir(2), open(2), write(2) and fsync(2) give.
-    pub fn prepare(path: &Path, text: &str) -> io::Result<Self> {
+    /// What mkdir(2), open(2) and flock(2) give.
+    pub fn take(path: &Path) -> io::Result<Self> {
         // Of a link, what it leads to: the administrator keeps the file elsewhere.
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         let made = (!directory.exists()).then(|| directory.to_owned());
         fs::create_dir_all(directory)?;
-        let name = path.file_name().unwrap_or_default().display();
-        let beside = directory.join(format!(".{name}.{}.new", std::process::id()));
+        let lock = File::open(directory)?;
+        lock.lock()?;
+        Ok(Self { path, _lock: lock, made })
+    }
+
+    /// Writes `text` beside the file, with the mode and owner of what is there.
+    ///
+    /// # Errors
+    /// What open(2), write(2) and fsync(2) give.
+    pub fn replace(self, text: &str) -> io::Result<Replacement> {
+        let name = self.path.file_name().unwrap_or_default().display().to_string();
+        let beside = self.path.with_file_name(format!(".{name}.new"));
+        // Of somebody who was killed on the way: the lock says that nobody is any more.
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut file = File::create_new(&beside)?;
-        let replacement = Self { path, beside, made };
-        match fs::metadata(&replacement.path) {
+        let replacement = Replacement { held: self, beside };
+        match fs::metadata(&replacement.held.path) {
             Ok(old) => {
                 file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
                 fchown(&file, Some(old.uid()), Some(old.gid()))?;
@@ -95,14 +118,23 @@ impl Replacement {
         file.sync_all()?;
         Ok(replacement)
     }
+}
 
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Not what somebody has put something into.
+        let _ = self.made.as_ref().map(fs::remove_dir);
+    }
+}
+
+impl Replacement {
     /// Puts it in the file's place.
     ///
     /// # Errors
     /// What rename(2) gives.
     pub fn commit(mut self) -> io::Result<()> {
         let beside = std::mem::take(&mut self.beside);
-        fs::rename(&beside, &self.path).inspect_err(|_| self.beside = beside)
+        fs::rename(&beside, &self.held.path).inspect_err(|_| self.beside = beside)
     }
 }
 
@@ -110,7 +142,6 @@ impl Drop for Replacement {
     fn drop(&mut self) {
         if !self.beside.as_os_str().is_empty() {
             let _ = fs::remove_file(&self.beside);
-            let _ = self.made.as_ref().map(fs::remove_dir);
         }
     }
 }
@@ -162,14 +193,30 @@ mod tests {
     fn a_file_is_replaced_whole_and_keeps_its_mode() {
         let directory = std::env::temp_dir().join(format!("osier-edit-{}", std::process::id()));
         let path = directory.join("nspawn/web.nspawn");
-        Replacement::prepare(&path, "one").unwrap().commit().unwrap();
+        let replace = |text| Held::take(&path).unwrap().replace(text).unwrap();
+        drop(replace("none"));
+        assert!(!path.parent().unwrap().exists(), "it was made for this");
+        replace("one").commit().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        drop(Replacement::prepare(&path, "two").unwrap());
+        drop(replace("two"));
         assert_eq!(fs::read_to_string(&path).unwrap(), "one");
-        Replacement::prepare(&path, "three").unwrap().commit().unwrap();
+        replace("three").commit().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "three");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        // Four at once, each with a line of its own.
+        std::thread::scope(|scope| {
+            for key in ["A", "B", "C", "D"] {
+                let path = &path;
+                scope.spawn(move || {
+                    let held = Held::take(path).unwrap();
+                    let text = fs::read_to_string(path).unwrap();
+                    let text = assigned(text.trim_start_matches("three"), key, "1");
+                    held.replace(&text).unwrap().commit().unwrap();
+                });
+            }
+        });
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 5);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         fs::remove_dir_all(&directory).unwrap();
     }

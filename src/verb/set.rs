@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::host::{First, HostFacts};
 use crate::machine::record::{Record, Store};
 use crate::plan::{LimitsPlan, not_held};
-use crate::settings::edit::{self, Replacement};
+use crate::settings::edit::{self, Held, Replacement};
 use crate::settings::search::{self, DIRECTORIES};
 
 /// Sets limits of a machine, and keeps them in its settings file unless `--runtime` is given.
@@ -106,6 +106,7 @@ fn unknown(name: &str) -> Error {
 fn prepare(record: &Record, limits: &[Limit]) -> Result<(Replacement, PathBuf)> {
     let path = Path::new(DIRECTORIES[0]).join(format!("{}.nspawn", record.name));
     let cannot = || format!("cannot keep it in '{}'", path.display());
+    let held = Held::take(&path).context(cannot)?;
     let text = search::read(&path)?;
     if text.is_none()
         && let Some(other) = search::find(&record.name, &record.root)?
@@ -121,6 +122,6 @@ fn prepare(record: &Record, limits: &[Limit]) -> Result<(Replacement, PathBuf)> 
     let text = edit::assign(&text.unwrap_or_default(), &assignments).map_err(|malformed| {
         Error::usage(format!("{}:{}", path.display(), malformed.line)).because(malformed.reason)
     })?;
-    let replacement = Replacement::prepare(&path, &text).context(cannot)?;
+    let replacement = held.replace(&text).context(cannot)?;
     Ok((replacement, path))
 }
