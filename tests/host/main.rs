@@ -9,6 +9,7 @@ mod leftovers;
 mod machine;
 mod terminal;
 
+mod background;
 mod ends;
 mod limits;
 mod machinectl;
@@ -49,6 +50,9 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("keep_unit_wants_delegation", service::kept_undelegated),
     ("the_unit_boots_reboots_and_stops", service::template),
     ("the_unit_fails_where_the_tree_is_none", service::template_without_tree),
+    ("start_in_the_background_is_the_unit", background::started),
+    ("what_the_unit_in_the_background_says_comes_back", background::refused_by_the_unit),
+    ("enable_in_the_background_is_machines_target", background::enabled),
     ("a_memory_hog_is_killed_and_nobody_else", limits::memory),
     ("a_fork_bomb_stops_at_its_limit", limits::tasks),
     ("cpu_time_is_held_within_a_tenth", limits::cpu),

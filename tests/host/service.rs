@@ -34,7 +34,7 @@ fn start(name: &str, properties: &[&str]) -> String {
     service
 }
 
-fn check(name: &str, service: &str) {
+pub(crate) fn check(name: &str, service: &str) {
     assert_eq!(shown(name, "Unit"), service);
     assert_eq!(said(&osier(), &["show", name, "--value", "--property=Unit"]).trim(), service);
     assert_eq!(unit(service, "ActiveState"), "active");
@@ -52,7 +52,7 @@ fn check(name: &str, service: &str) {
     assert!(said("machinectl", &["status", name]).contains("└─supervisor"));
 }
 
-fn stop(name: &str, service: &str) {
+pub(crate) fn stop(name: &str, service: &str) {
     let cgroup = cgroup_of(service);
     said("systemctl", &["stop", service]);
     assert!(!listed().iter().any(|listed| listed == name), "machined knows '{name}' still");
