@@ -77,13 +77,20 @@ fn assert_refused(output: &Output, words: &[&str]) {
 fn a_started_machine_goes_on_without_its_starter_and_its_console_is_kept() {
     let tree = Tree::minimal();
     let named = Named::new(&tree.path());
-    let started = named.start(&[]);
+    let script = "exec 9< /etc/hostname; exec \"$@\"";
+    let program = osier(["start"]).get_program().to_owned();
+    let started =
+        output(Command::new("sh").args(["-c", script, "sh"]).arg(program).args(["start", &named.name]));
     assert!(
         started.status.success() && started.stdout.is_empty() && started.stderr.is_empty(),
         "{started:?}"
     );
     await_that("its console", || named.console().contains("osier-minimal: ready"));
     let supervisor = named.pid("supervisor");
+    let fds = fs::read_dir(format!("/proc/{supervisor}/fd")).unwrap().flatten();
+    let of_ours =
+        |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to == Path::new("/etc/hostname"));
+    assert_eq!(fds.filter(of_ours).count(), 0, "it holds what its starter had open");
     for fd in [0, 1] {
         let at = fs::read_link(format!("/proc/{supervisor}/fd/{fd}")).unwrap();
         assert_eq!(at, Path::new("/dev/null"));

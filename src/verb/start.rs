@@ -4,7 +4,9 @@
 //! a log for its console.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::unistd::setsid;
@@ -22,7 +24,7 @@ use crate::machine::watch::{Outcome, Watch};
 use crate::plan::LaunchPlan;
 use crate::settings::{Setting, Settings};
 use crate::spec::MachineSpec;
-use crate::sys::{Forked, fork};
+use crate::sys::{self, Forked, fork};
 use crate::wire::Wire;
 
 /// How often is looked whether a unit's machine runs by now.
@@ -132,7 +134,24 @@ fn detach(spec: &MachineSpec) -> Result<Log> {
     rustix::process::chdir("/").context(|| "cannot change to /")?;
     release_standard_streams().context(|| "cannot let go of the terminal")?;
     rustix::stdio::dup2_stderr(log.fd()).context(what)?;
+    close_inherited().context(|| "cannot close what the caller had open")?;
     Ok(log)
+}
+
+/// Closes what whoever started osier had open beside the standard streams, such as pipes that a script waits for. All that
+/// osier opens itself is closed on exec, and this was not.
+fn close_inherited() -> io::Result<()> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten();
+    let numbers = open.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    for number in numbers.filter(|number| *number > 2).collect::<Vec<_>>() {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok());
+        if flags.is_some_and(|flags| flags & libc::O_CLOEXEC == 0) {
+            sys::close_range(number, number)?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits for the word of a supervisor.
