@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::support::machine::{osier, output};
 use super::support::tree::Scratch;
@@ -45,59 +47,87 @@ fn links_that_the_machine_planted_lead_to_places_inside() {
     running.end();
 }
 
+/// Swaps a directory for a link and back, as fast as it goes, until told to stop. It does so from outside: the system calls
+/// are those that a process in the machine would make on the same file system.
+fn swap(stop: &AtomicBool, mut pair: impl FnMut() -> Option<(PathBuf, PathBuf)>) {
+    while !stop.load(Ordering::Relaxed) {
+        let Some((directory, link)) = pair() else { continue };
+        // As often as it takes for the directory to be there, and then an even number of times.
+        for _ in 0..200 {
+            let _ = renameat_with(CWD, &directory, CWD, &link, RenameFlags::EXCHANGE);
+        }
+    }
+}
+
+/// Tells the swapping threads to stop, however the rounds end.
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A copy that grows in this directory.
+fn growing(directory: &Path) -> Option<PathBuf> {
+    let mut entries = fs::read_dir(directory).ok()?.flatten();
+    let found = entries.find(|entry| entry.file_name().as_encoded_bytes().starts_with(b".osier-copy-"));
+    found.map(|entry| entry.path())
+}
+
+/// Copies out of, over and beside what is swapped; which of these came to their end.
+fn attempt(running: &Running, scratch: &Scratch, round: u32) -> [bool; 3] {
+    let (out, tree) = (scratch.path().join(format!("out-{round}")), scratch.path().join("tree"));
+    let copy = |verb: &str, options: &[&str], source: &Path, target: &Path| {
+        let mut osier = osier([verb]);
+        osier.args(options).arg(running.name()).args([source, target]);
+        output(&mut osier).status.success()
+    };
+    let from = copy("copy-from", &[], Path::new("/race"), &out);
+    // A link that was there at that moment is copied as one.
+    if !out.join("sub").is_symlink() {
+        let read = fs::read_to_string(out.join("sub/file")).unwrap_or_default();
+        assert!(!read.contains("secret"), "round {round}");
+    }
+    let merged = copy("copy-to", &["--force"], &tree.join("merged"), Path::new("/merge"));
+    let to = copy("copy-to", &[], &tree.join("new"), Path::new(&format!("/to-{round}")));
+    [from, merged, to]
+}
+
 /// Whoever swaps directories for links while they are copied gets nothing out and nothing in.
 #[test]
 fn links_swapped_in_during_the_copy_lead_nowhere() {
     let (running, scratch) = (Running::new(&[]), Scratch::new());
     let outside = scratch.path().join("outside");
-    fs::create_dir_all(outside.join("sub")).unwrap();
-    fs::write(outside.join("sub/file"), "secret").unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("file"), "secret").unwrap();
     let outside_now = describe(&outside);
     for name in ["race/sub", "merge/sub"] {
         fs::create_dir_all(running.inside(name)).unwrap();
         fs::write(running.inside(name).join("file"), "harmless").unwrap();
     }
-    let path = outside.join("sub");
-    let hammer = format!(
-        "cd /; while :; do for d in race merge; do mv $d/sub $d/kept; ln -s {0} $d/sub; rm $d/sub; mv $d/kept $d/sub; \
-         for t in .osier-copy-*/sub; do mv $t /stolen.$$; ln -s {0} $t; rm -f $t; done 2>/dev/null; done; done",
-        path.display()
-    );
-    let leader = running.machine.leader().to_string();
-    let mut attacker = std::process::Command::new("nsenter")
-        .args(["--target", &leader, "--all", "--", "/bin/sh", "-c", &hammer])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    scratch.file("tree/sub/file", "payload");
-    let tree = scratch.path().join("tree");
-    let quietly = |arguments: &[&std::ffi::OsStr]| output(&mut osier(arguments)).status.success();
-    let mut counts = [0; 3];
-    for round in 0..150 {
-        let out = scratch.path().join(format!("out-{round}"));
-        let name = running.name().as_ref();
-        let from = quietly(&["copy-from".as_ref(), name, "/race".as_ref(), out.as_ref()]);
-        // A link that was there at that moment is copied as one.
-        if !out.join("sub").is_symlink() {
-            let read = fs::read_to_string(out.join("sub/file")).unwrap_or_default();
-            assert!(!read.contains("secret"), "round {round}");
-        }
-        let merged = quietly(&["copy-to".as_ref(), "-f".as_ref(), name, tree.as_ref(), "/merge".as_ref()]);
-        let target = format!("/to-{round}");
-        let to = quietly(&["copy-to".as_ref(), name, tree.as_ref(), target.as_ref()]);
-        for (count, done) in counts.iter_mut().zip([from, merged, to]) {
-            *count += u32::from(done);
-        }
+    for number in 0..30 {
+        scratch.file(&format!("tree/new/{number}/payload"), "payload");
     }
-    attacker.kill().unwrap();
-    attacker.wait().unwrap();
-    assert_eq!(
-        describe(&outside),
-        outside_now,
-        "something was written outside: {counts:?} of 150 copies done"
-    );
+    scratch.file("tree/merged/sub/payload", "payload");
+    let planted = ["race-link", "merge-link", "link"].map(|name| running.inside(name));
+    planted.iter().for_each(|link| symlink(&outside, link).unwrap());
+    let fixed = |name: &str, link: &Path| (running.inside(name).join("sub"), link.to_owned());
+    let in_copy = || Some((growing(&running.tree.path())?.join("7"), planted[2].clone()));
+    let (stop, mut counts) = (AtomicBool::new(false), [0; 3]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| swap(&stop, || Some(fixed("race", &planted[0]))));
+        scope.spawn(|| swap(&stop, || Some(fixed("merge", &planted[1]))));
+        scope.spawn(|| swap(&stop, in_copy));
+        let _stopped = Stopped(&stop);
+        let begun = Instant::now();
+        // Where three threads in a circle leave the copies little of the processors, fewer have to do.
+        for round in (0..150).take_while(|_| begun.elapsed() < Duration::from_secs(15)) {
+            let done = attempt(&running, &scratch, round);
+            counts.iter_mut().zip(done).for_each(|(count, done)| *count += u32::from(done));
+        }
+    });
+    assert_eq!(describe(&outside), outside_now, "written outside: {counts:?} copies done");
     assert!(counts.iter().all(|count| *count > 0), "the attacker left no copy a chance: {counts:?}");
     running.machine.signal(Signal::SIGTERM);
     assert_eq!(running.machine.end().0, 0);
