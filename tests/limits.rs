@@ -6,13 +6,14 @@
 mod support;
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
 
 use support::leftovers;
 use support::machine::{Machine, code, osier, output, run};
-use support::tree::Tree;
+use support::tree::{Scratch, Tree};
 
 /// Options, with the files that they are for and what is in them then.
 const OPTIONS: [(&str, &str, &str); 4] = [
@@ -104,6 +105,16 @@ fn set_refuses_what_cannot_be() {
         assert_eq!(code, 2, "{stderr}");
         assert!(stderr.contains(&format!("osier: cannot limit '{name}': {reason}")), "{stderr}");
     }
+    // Not where the program was built, which others cannot reach.
+    let reachable = Scratch::new();
+    let program = reachable.path().join("osier");
+    fs::copy(support::program(), &program).unwrap();
+    let mut nobody = std::process::Command::new(program);
+    nobody.args(["set", name, "pids.max=5"]).uid(65534).gid(65534).current_dir("/");
+    let output = output(&mut nobody);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(code(output.status), 1, "{stderr}");
+    assert!(stderr.contains(&format!("cannot limit '{name}': only root may")), "{stderr}");
     let slip = format!("{name}x");
     let (code, stderr) = refused(&slip, &["pids.max=5"]);
     assert_eq!(code, 1);

@@ -15,7 +15,7 @@ pub struct Set {
     /// Limit, named as its file in cgroup v2: memory.max=2G, cpu.max=150%, pids.max=500, io.max='/dev/vda rbps=1M'
     #[arg(required = true, value_name = "KEY=VALUE")]
     pub limits: Vec<String>,
-    /// For as long as the machine runs only, and not in its settings file
+    /// Only until the machine boots again, and not in its settings file
     #[arg(long)]
     pub runtime: bool,
 }
