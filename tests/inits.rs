@@ -6,7 +6,8 @@
 mod support;
 
 use std::fs;
-use std::process::Child;
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use nix::sys::signal::Signal;
 
 use support::machine::{Machine, osier, output, wait};
 use support::terminal::Terminal;
+use support::tree::Tree;
 use support::{await_that, leftovers, tree, unique};
 
 /// An init, and how it shows.
@@ -69,6 +71,38 @@ fn every_init_lives_and_dies() {
     });
 }
 
+/// On a terminal: with an init that wants a signal, and with one that wants a command inside.
+#[test]
+fn the_escapes_of_the_console_work_with_every_init() {
+    thread::scope(|scope| {
+        for case in CASES.iter().filter(|case| ["busybox", "sysvinit"].contains(&case.tree)) {
+            scope.spawn(move || {
+                let (command, name, tree) = command(case);
+                let terminal = Terminal::new();
+                let mut osier = terminal.spawn(&command);
+                terminal.await_text(" login: ");
+                terminal.press(b"\x1d\x1dr");
+                terminal.await_texts(" login: ", 2);
+                terminal.press(b"\x1d\x1dp");
+                let status = wait(&mut osier, &|| format!("{}: {}", case.tree, terminal.screen()));
+                assert!(status.success(), "{}: {status} {}", case.tree, terminal.screen());
+                leftovers::assert_none(&name, &tree);
+            });
+        }
+    });
+}
+
+#[test]
+fn an_init_that_nobody_knows_is_taken_to_be_as_systemd() {
+    let tree = Tree::minimal();
+    let machine = Machine::minimal(&tree, &[]);
+    assert_eq!(machine.show()["init"], "other");
+    succeed(&["reboot", &machine.name]);
+    machine.await_outputs("osier-minimal: ready", 2);
+    succeed(&["poweroff", &machine.name]);
+    assert_eq!(machine.end().0, 0);
+}
+
 /// The life of one machine, from its first prompt to nothing being left of it.
 fn live_and_die(case: &Case) {
     let machine = boot(case);
@@ -105,10 +139,16 @@ fn live_and_die(case: &Case) {
     end(machine, case);
 }
 
-fn boot(case: &Case) -> Machine {
+/// What boots it, and the machine's name and tree.
+fn command(case: &Case) -> (Command, String, PathBuf) {
     let (name, tree) = (unique(case.tree), tree::of(case.tree));
     let mut command = osier(["boot", "--ephemeral", "--network=none"]);
     command.arg(format!("--machine={name}")).arg(&tree);
+    (command, name, tree)
+}
+
+fn boot(case: &Case) -> Machine {
+    let (command, name, tree) = command(case);
     Machine::spawn(command, &name, &tree)
 }
 

@@ -11,6 +11,7 @@ mod terminal;
 
 mod background;
 mod ends;
+mod inits;
 mod limits;
 mod machinectl;
 mod names;
@@ -49,6 +50,8 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("keep_unit_stays_in_a_scope", service::kept_scope),
     ("keep_unit_wants_delegation", service::kept_undelegated),
     ("the_unit_boots_reboots_and_stops", service::template),
+    ("the_unit_runs_an_init_with_signals_of_its_own", inits::busybox),
+    ("the_unit_runs_an_init_that_wants_a_command", inits::commanded),
     ("the_unit_fails_where_the_tree_is_none", service::template_without_tree),
     ("start_in_the_background_is_the_unit", background::started),
     ("what_the_unit_in_the_background_says_comes_back", background::refused_by_the_unit),
