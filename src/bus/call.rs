@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use zbus::blocking::Connection;
 use zbus::blocking::connection::Builder;
+use zbus::blocking::{Connection, Proxy};
 use zbus::export::serde::Serialize;
 use zbus::message::Message;
+use zbus::proxy::MethodFlags;
 use zbus::zvariant::{DynamicType, OwnedValue, Value};
 
 use super::BusError;
 
 /// How long a peer may take to answer: the time that libdbus and sd-bus give it.
 pub(super) const LIMIT: Duration = Duration::from_secs(25);
+
+/// How long somebody may take to type a password.
+const PASSWORD: Duration = Duration::from_secs(120);
 
 /// An object on the bus and the interface of it that is meant.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +92,12 @@ impl From<Failure> for BusError {
 
 /// Opens the system bus; `DBUS_SYSTEM_BUS_ADDRESS` is respected.
 pub(super) fn open() -> Result<Connection, BusError> {
-    Builder::system().and_then(|builder| builder.method_timeout(LIMIT).build()).map_err(|error| match error {
+    open_within(LIMIT)
+}
+
+/// The same for calls that may take so long.
+fn open_within(limit: Duration) -> Result<Connection, BusError> {
+    Builder::system().and_then(|builder| builder.method_timeout(limit).build()).map_err(|error| match error {
         zbus::Error::Connection(error, _) | zbus::Error::InputOutput(error) => {
             BusError::NoBus(crate::error::reason(&error))
         }
@@ -108,6 +117,23 @@ where
 {
     bus.call_method(Some(object.destination), object.path, Some(object.interface), method, body)
         .map_err(|error| Failure::new(method, error))
+}
+
+/// Calls a method that answers nothing, and lets its owner ask polkit about it: whoever sits there may be asked for a
+/// password (D-Bus Specification, ALLOW_INTERACTIVE_AUTHORIZATION). Opens the bus for it. `explain` says what a failure means.
+pub(super) fn call_authorized<B>(
+    object: Object<'_>,
+    method: &str,
+    body: &B,
+    explain: impl FnOnce(Failure) -> BusError,
+) -> Result<(), BusError>
+where
+    B: Serialize + DynamicType,
+{
+    let bus = open_within(PASSWORD)?;
+    let called = Proxy::new(&bus, object.destination, object.path, object.interface)
+        .and_then(|peer| peer.call_with_flags(method, MethodFlags::AllowInteractiveAuth.into(), body));
+    called.map(|_: Option<()>| ()).map_err(|error| explain(Failure::new(method, error)))
 }
 
 /// The arguments of an answer.

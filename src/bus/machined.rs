@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use zbus::blocking::Connection;
 use zbus::zvariant::{Fd, OwnedObjectPath, OwnedValue, Value};
 
-use super::call::{Failure, Object, arguments, call, open, read_property};
+use super::call::{Failure, Object, arguments, call, call_authorized, open, read_property};
 use super::{BusError, Registration};
 
 const DESTINATION: &str = "org.freedesktop.machine1";
@@ -218,12 +218,12 @@ fn take<T: TryFrom<OwnedValue>>(properties: &mut Properties, name: &str) -> Opti
     properties.remove(name).and_then(|value| T::try_from(value).ok())
 }
 
-/// Ends a machine at once: machined stops its unit.
+/// Ends a machine at once: machined stops its unit. Of who is not root it asks polkit, as all that follows.
 ///
 /// # Errors
 /// As [`list`]; [`BusError::Refused`] with `NoSuchMachine` for a name that machined does not know.
 pub fn terminate(name: &str) -> Result<(), BusError> {
-    call(&open()?, MANAGER, "TerminateMachine", &name).map(drop).map_err(no_machined)
+    call_authorized(MANAGER, "TerminateMachine", &name, no_machined)
 }
 
 /// Opens a terminal at which the machine's systemd shows a login prompt (`container-getty@.service`); its master.
@@ -271,5 +271,5 @@ pub fn kill(name: &str, whom: Whom, signal: i32) -> Result<(), BusError> {
         Whom::Leader => "leader",
         Whom::All => "all",
     };
-    call(&open()?, MANAGER, "KillMachine", &(name, whom, signal)).map(drop).map_err(no_machined)
+    call_authorized(MANAGER, "KillMachine", &(name, whom, signal), no_machined)
 }
