@@ -7,6 +7,7 @@
 pub mod freezer;
 pub mod limits;
 pub mod signals;
+pub mod stale;
 pub mod usage;
 
 use std::fs;
@@ -205,17 +206,6 @@ impl Cgroup {
             }
         }
         Ok(())
-    }
-
-    /// Removes what a dead supervisor left at `path` (from its record), if anything.
-    ///
-    /// # Errors
-    /// As [`Cgroup::close`].
-    pub fn remove_stale(mount: &Path, path: &Path) -> io::Result<()> {
-        if !path.starts_with(mount) || path == mount || !path.exists() {
-            return Ok(());
-        }
-        Self { mount: mount.to_owned(), path: path.to_owned(), origin: Origin::Made }.close()
     }
 }
 

@@ -84,6 +84,9 @@ pub enum Sort {
 /// `osier check`.
 #[derive(Debug, Args)]
 pub struct Check {
+    /// Remove what machines left whose supervisor was killed, and print what was removed
+    #[arg(long)]
+    pub clean: bool,
     /// Print JSON: an array of objects
     #[arg(long)]
     pub json: bool,

@@ -106,6 +106,19 @@ pub fn connect(name: &str) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Removes the socket of the machine `name`, whose supervisor is dead, and gives its path if there was one.
+///
+/// # Errors
+/// What unlink(2) gives.
+pub fn remove_stale(name: &str) -> io::Result<Option<PathBuf>> {
+    let path = Path::new(DIRECTORY).join(name);
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(Some(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -65,7 +65,7 @@ impl TreeLock {
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && access == Access::Shared => {}
             Err(error) => return Err(error),
         }
-        match lock.take_by_inode(&format!("inode-{}:{}", stat.dev(), stat.ino()), access)? {
+        match lock.take_by_inode(&inode_lock(&stat), access)? {
             Some(file) => lock.files.push(file),
             None => return Ok(None),
         }
@@ -78,6 +78,30 @@ impl TreeLock {
     /// The first of what unlink(2) gave; everything is tried.
     pub fn close(mut self) -> io::Result<()> {
         self.release()
+    }
+
+    /// Removes the lock files of the tree at `path` that nobody holds any more; gives their paths.
+    ///
+    /// # Errors
+    /// What open(2), fcntl(2) and unlink(2) give.
+    pub fn remove_stale(path: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut files: Vec<_> = path
+            .file_name()
+            .map(|name| path.with_file_name(format!(".#{}.lck", name.display())))
+            .into_iter()
+            .collect();
+        // A tree that is gone has no number any more.
+        if let Ok(stat) = fs::metadata(path) {
+            files.push(Path::new(LOCKS[LOCKS.len() - 1].0).join(inode_lock(&stat)));
+        }
+        let mut removed = Vec::new();
+        for path in files.into_iter().filter(|path| path.symlink_metadata().is_ok()) {
+            if let Some(file) = LockFile::take(&path, Access::Exclusive)? {
+                file.release()?;
+                removed.push(path);
+            }
+        }
+        Ok(removed)
     }
 
     fn take_by_inode(&mut self, name: &str, access: Access) -> io::Result<Option<LockFile>> {
@@ -157,6 +181,10 @@ impl LockFile {
         }
         Ok(())
     }
+}
+
+fn inode_lock(stat: &fs::Metadata) -> String {
+    format!("inode-{}:{}", stat.dev(), stat.ino())
 }
 
 /// Locks the whole file, or says `false` when somebody else's lock forbids it.

@@ -23,7 +23,10 @@ pub(super) fn make_cgroup(plan: &LaunchPlan) -> Result<Option<(Cgroup, OwnedFd)>
         CgroupPlan::Scope { .. } => return Ok(None),
         CgroupPlan::Directory { mount, relative } => {
             let what = format!("cannot make the cgroup '{}'", mount.join(relative).display());
-            (Cgroup::make(mount, relative).context(|| what.as_str())?, what)
+            let cgroup = Cgroup::make(mount, relative).context(|| what.as_str())?;
+            // For who cleans up behind a supervisor that was killed; nobody else misses it.
+            let _ = cgroup.sign(plan.name.as_str());
+            (cgroup, what)
         }
         CgroupPlan::Keep { mount, relative } => {
             let what = format!("cannot use the cgroup '{}'", mount.join(relative).display());

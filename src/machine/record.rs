@@ -1,8 +1,8 @@
 //! The record: the file under /run/osier/machines that tells other osier commands about a machine.
 //!
 //! `NAME.json` exists from the moment the name is taken (empty until the leader runs) until the machine is gone. Its
-//! supervisor holds two open file description locks on it (man 2 F_OFD_SETLK): on [`NAME_BYTE`], "the name is mine", and on
-//! [`RECORD_BYTE`], "what stands in this very file is mine". So a file whose name is locked and whose record is not was
+//! supervisor holds two open file description locks on it (man 2 F_OFD_SETLK): on the first byte, "the name is mine", and on
+//! the second, "what stands in this very file is mine". So a file whose name is locked and whose record is not was
 //! left by a dead supervisor and is being taken over; with neither lock it describes what the next boot has to clean up.
 //!
 //! Locks of this kind because F_OFD_GETLK asks without taking: a reader can never make a claim fail, as a shared flock(2)
@@ -12,27 +12,30 @@
 //! Writers replace the file by rename(2); the new file is locked before it gets the name. Whoever opens the file just
 //! before sees that its link count is zero and opens again.
 
+mod locks;
+mod writing;
+
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use rustix::fs::XattrFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::Init;
+use locks::{State, lock_name, state};
+use writing::{fill, is_full, open, overwrite, remove_if_there, write_locked};
 
 /// Where records are.
 pub const DIRECTORY: &str = "/run/osier/machines";
 
-/// The byte of the file whose lock says who has the name.
-const NAME_BYTE: i64 = 0;
-/// The byte of the file whose lock says that its writer lives.
-const RECORD_BYTE: i64 = 1;
 /// How often an open is repeated that met a file just replaced; each round takes another writer's rename.
 const ROUNDS: u32 = 100;
 
@@ -196,6 +199,24 @@ impl Store {
         self.all(State::Dead)
     }
 
+    /// The names of which a dead supervisor left a file: a record, an empty one, one that was to replace it.
+    ///
+    /// # Errors
+    /// As [`Store::list`].
+    pub fn ownerless(&self) -> Result<Vec<String>> {
+        let listed = || format!("cannot list {}", self.directory.display());
+        let mut names = self.files(".json").context(listed)?;
+        let halves = self.files(".json.new").context(listed)?;
+        names.extend(halves.iter().filter_map(|half| half.strip_prefix('.')).map(str::to_owned));
+        names.retain(|name| self.path(name).is_some_and(|path| is_ownerless(&path)));
+        Ok(names)
+    }
+
+    /// Whether there is a file of this name, whatever is in it.
+    pub fn has_file(&self, name: &str) -> bool {
+        self.path(name).is_some_and(|path| path.symlink_metadata().is_ok())
+    }
+
     fn all(&self, wanted: State) -> Result<Vec<Record>> {
         let names = self.names().context(|| format!("cannot list {}", self.directory.display()))?;
         let found = names.iter().filter_map(|name| self.look(name));
@@ -203,6 +224,14 @@ impl Store {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = self.files(".json")?;
+        names.retain(|name| !name.starts_with('.'));
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The files that end so, without that end.
+    fn files(&self, end: &str) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -210,10 +239,8 @@ impl Store {
         let mut names = Vec::new();
         for entry in entries {
             let file = entry?.file_name();
-            let name = file.to_str().and_then(|file| file.strip_suffix(".json"));
-            names.extend(name.filter(|name| !name.starts_with('.')).map(str::to_owned));
+            names.extend(file.to_str().and_then(|file| file.strip_suffix(end)).map(str::to_owned));
         }
-        names.sort_unstable();
         Ok(names)
     }
 
@@ -223,8 +250,11 @@ impl Store {
             let file = File::open(&path).ok()?;
             let state = state(&file).ok()?;
             let record = content(&file);
+            let found = file.metadata().ok()?;
+            // Just being written, when /run is full.
+            let is_torn = record.is_none() && state == State::Living && found.len() > 0;
             // Replaced or removed meanwhile: its lock may have gone with the old file.
-            if file.metadata().ok()?.nlink() > 0 {
+            if found.nlink() > 0 && !is_torn {
                 return record.map(|record| (record, state));
             }
         }
@@ -247,6 +277,24 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// What a supervisor is about to make or take, by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// Locks of a tree.
+    Tree,
+    /// A cgroup of its own, where there is none yet.
+    Cgroup,
+}
+
+impl Intent {
+    fn attribute(self) -> &'static str {
+        match self {
+            Self::Tree => "trusted.osier.tree",
+            Self::Cgroup => "trusted.osier.cgroup",
+        }
     }
 }
 
@@ -290,12 +338,37 @@ impl Claim {
                 self.leftover = None;
                 Ok(())
             }
+            Err(error) if is_full(&error) && overwrite(&self.file, record).is_ok() => {
+                let _ = fs::remove_file(&replacement);
+                self.leftover = None;
+                Ok(())
+            }
             Err(error) => {
                 // Already failing; a file that could not be made needs no removal.
                 let _ = fs::remove_file(&replacement);
                 Err(Error::io(format!("cannot write {}", self.path.display()), &error))
             }
         }
+    }
+
+    /// Notes what is about to be made or taken, before it is: without a record yet, who cleans up behind a supervisor that was
+    /// killed finds it by that. An attribute, because an empty file is what nobody takes for a machine; where there can be
+    /// none (man 7 xattr) the thing stays, which holds nobody up.
+    pub fn note(&self, intent: Intent, path: &Path) {
+        let value = path.as_os_str().as_bytes();
+        let _ = rustix::fs::fsetxattr(&self.file, intent.attribute(), value, XattrFlags::empty());
+    }
+
+    /// What a dead supervisor noted in this very file.
+    pub fn noted(&self, intent: Intent) -> Option<PathBuf> {
+        let mut path = vec![0; libc::PATH_MAX as usize];
+        let length = rustix::fs::fgetxattr(&self.file, intent.attribute(), path.as_mut_slice()).ok()?;
+        Some(PathBuf::from(OsStr::from_bytes(path.get(..length)?)))
+    }
+
+    /// Gives the name back and leaves what a dead supervisor left as it is.
+    pub fn leave(&mut self) {
+        self.owner = 0;
     }
 
     /// Removes the record and gives the name back.
@@ -337,7 +410,7 @@ enum Taken {
 fn take(path: &Path) -> io::Result<Taken> {
     for _ in 0..ROUNDS {
         let file = open(OpenOptions::new().create(true), path)?;
-        match lock(&file, NAME_BYTE, 1) {
+        match lock_name(&file) {
             Ok(()) => match make_readable(&file, path) {
                 Ok(true) => return Ok(Taken::Mine(file)),
                 // Its owner removed or replaced it between open and lock.
@@ -366,33 +439,6 @@ fn make_readable(file: &File, path: &Path) -> io::Result<bool> {
     Ok(named)
 }
 
-fn write_locked(path: &Path, record: &Record) -> io::Result<File> {
-    remove_if_there(path)?;
-    let file = open(OpenOptions::new().create_new(true), path)?;
-    file.set_permissions(Permissions::from_mode(0o644))?;
-    fill(&file, record)?;
-    Ok(file)
-}
-
-/// Locks the record's byte, so that it reads as a living one's, and writes the record in one piece.
-fn fill(mut file: &File, record: &Record) -> io::Result<()> {
-    lock(file, NAME_BYTE, 2)?;
-    let mut text = serde_json::to_vec_pretty(record)?;
-    text.push(b'\n');
-    file.write_all(&text)
-}
-
-fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    options.read(true).write(true).mode(0o644).custom_flags(libc::O_NOFOLLOW).open(path)
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// Whether `path` names this very file.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let open = file.metadata()?;
@@ -410,42 +456,11 @@ fn content(mut file: &File) -> Option<Record> {
     serde_json::from_str(&text).ok()
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Its writer lives.
-    Living,
-    /// Its writer is dead and a new owner of the name is about to clean up.
-    TakenOver,
-    /// Its writer is dead.
-    Dead,
-}
-
-fn state(file: &File) -> io::Result<State> {
-    Ok(match (is_locked(file, RECORD_BYTE)?, is_locked(file, NAME_BYTE)?) {
-        (true, _) => State::Living,
-        (false, true) => State::TakenOver,
-        (false, false) => State::Dead,
-    })
-}
-
-fn lock(file: &File, start: i64, length: i64) -> std::result::Result<(), Errno> {
-    fcntl(file, FcntlArg::F_OFD_SETLK(&range(libc::F_WRLCK, start, length))).map(drop)
-}
-
-fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
-    let mut found = range(libc::F_RDLCK, byte, 1);
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
-    Ok(i32::from(found.l_type) != libc::F_UNLCK)
-}
-
-fn range(kind: i32, start: i64, length: i64) -> libc::flock {
-    // l_pid has to be zero for locks of an open file description. The constants are small: the casts lose nothing.
-    libc::flock {
-        l_type: kind as i16,
-        l_whence: libc::SEEK_SET as i16,
-        l_start: start,
-        l_len: length,
-        l_pid: 0,
+/// Whether nobody holds the name; a file that is not there is nobody's.
+fn is_ownerless(path: &Path) -> bool {
+    match File::open(path) {
+        Ok(file) => state(&file).is_ok_and(|state| state == State::Dead),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
@@ -466,6 +481,8 @@ fn in_use(name: &str, known: Option<&Record>) -> Error {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+
+    use nix::fcntl::{FcntlArg, fcntl};
 
     use super::*;
 
@@ -519,7 +536,7 @@ mod tests {
         let claim = std::mem::ManuallyDrop::new(claim);
         let copy = claim.file.as_fd().try_clone_to_owned().unwrap();
         // Unlocking through a duplicate unlocks the description that both share.
-        fcntl(copy, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, 0, 2))).unwrap();
+        fcntl(copy, FcntlArg::F_OFD_SETLK(&super::locks::range(libc::F_UNLCK, 0, 2))).unwrap();
     }
 
     #[test]

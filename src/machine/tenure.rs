@@ -11,14 +11,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::record::{Claim, Record, Stage, Store};
+use super::leftovers::clear;
+use super::record::{Claim, Intent, Record, Stage, Store};
 use crate::bus::{self, BusError, Registrar};
-use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::{Access as Share, TreeLock};
 use crate::mount::op::Access;
 use crate::mount::root::open_scratch;
-use crate::net;
 use crate::plan::{CgroupPlan, LaunchPlan, propagation_directory};
 use crate::spec::{Layer, Register};
 
@@ -66,13 +65,22 @@ impl Tenure {
         let (registrar, machined) = ask_bus(plan, store)?;
         let claim = store.claim(name)?;
         if let Some(leftover) = claim.leftover() {
-            clear(plan, leftover)?;
+            clear(leftover, cgroup2(plan))?;
         }
         let share = match (plan.root.layer, plan.root.access) {
             (Layer::Scratch, _) => None,
             (Layer::Tree, Access::ReadOnly) => Some(Share::Shared),
             (Layer::Tree, Access::ReadWrite) => Some(Share::Exclusive),
         };
+        if share.is_some() {
+            claim.note(Intent::Tree, &plan.root.tree);
+        }
+        if let CgroupPlan::Directory { mount, relative } = &plan.cgroup {
+            let path = mount.join(relative);
+            if !path.exists() {
+                claim.note(Intent::Cgroup, &path);
+            }
+        }
         let tree = share.map(|share| lock_tree(&plan.root.tree, share)).transpose()?;
         let propagation = Directory::make(&propagation_directory(name))
             .context(|| format!("cannot make {}", propagation_directory(name).display()))?;
@@ -206,20 +214,12 @@ fn lock_tree(tree: &Path, share: Share) -> Result<TreeLock> {
     })
 }
 
-/// Removes what a supervisor that was killed could not remove; its leader died with it.
-fn clear(plan: &LaunchPlan, leftover: &Record) -> Result<()> {
+/// Where cgroup2 is mounted.
+fn cgroup2(plan: &LaunchPlan) -> &Path {
     let (CgroupPlan::Directory { mount, .. }
     | CgroupPlan::Scope { mount, .. }
     | CgroupPlan::Keep { mount, .. }) = &plan.cgroup;
-    if let (Some(cgroup), None) = (&leftover.cgroup, &leftover.unit) {
-        Cgroup::remove_stale(mount, cgroup)
-            .context(|| format!("cannot remove '{}', left by a machine that was killed", cgroup.display()))?;
-    }
-    for link in &leftover.links {
-        net::delete(link)
-            .context(|| format!("cannot remove the link '{link}', left by a machine that was killed"))?;
-    }
-    Ok(())
+    mount
 }
 
 /// A directory that is there as long as this.

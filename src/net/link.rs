@@ -14,6 +14,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use super::{LinkEnd, Veth};
 
+/// The alias of links that osier made, by which they can be told from others of their names (ip-link(8), alias).
+const ALIAS: &str = "osier";
+
 /// A link that osier made, on the host's side. It goes when this is closed or dropped; its peer goes with it.
 #[derive(Debug)]
 pub struct VethGuard {
@@ -44,7 +47,7 @@ pub fn create_veth(veth: &Veth, peer_netns: BorrowedFd<'_>) -> io::Result<VethGu
     let index = match index_of(&veth.host.name) {
         Ok(Some(index)) => index,
         other => {
-            let undone = delete(&veth.host.name);
+            let undone = rtnl.delete(with_name(&veth.host.name));
             return Err(other.err().or(undone.err()).unwrap_or_else(|| nix::errno::Errno::ENODEV.into()));
         }
     };
@@ -74,14 +77,23 @@ pub fn exists(name: &str) -> io::Result<bool> {
     Ok(index_of(name)?.is_some())
 }
 
-/// Deletes the link with this name from the caller's network namespace: what a dead supervisor left. None there is fine.
+/// Deletes the link with this name from the caller's network namespace, if osier made it: what a dead supervisor left. Says
+/// whether there was one.
 ///
 /// # Errors
 /// What the kernel gives, such as `EPERM` without CAP_NET_ADMIN.
-pub fn delete(name: &str) -> io::Result<()> {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    Rtnl::open()?.delete(message)
+pub fn delete_own(name: &str) -> io::Result<bool> {
+    let rtnl = Rtnl::open()?;
+    // By index: another one may have the name a moment later.
+    match rtnl.find(name)? {
+        Some(link) if is_own(&link) => rtnl.delete(with_index(link.header.index)).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
+fn is_own(link: &LinkMessage) -> bool {
+    let mut attributes = link.attributes.iter();
+    attributes.any(|attribute| matches!(attribute, LinkAttribute::IfAlias(alias) if alias == ALIAS))
 }
 
 impl VethGuard {
@@ -95,12 +107,12 @@ impl VethGuard {
         &self.name
     }
 
-    /// Sets the host's end up.
+    /// Sets the host's end up, and signs it as osier's: it shows as its alias in `ip link`.
     ///
     /// # Errors
     /// `ENODEV` when it is gone.
     pub fn set_up(&self) -> io::Result<()> {
-        self.rtnl.set_up(self.index)
+        self.rtnl.set_up_own(self.index)
     }
 
     /// Deletes the link; that it is gone already is fine: it goes with the machine's network namespace.
@@ -122,6 +134,12 @@ impl Drop for VethGuard {
     }
 }
 
+fn with_name(name: &str) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message
+}
+
 fn index_of(name: &str) -> io::Result<Option<u32>> {
     match nix::net::if_::if_nametoindex(name) {
         Ok(index) => Ok(Some(index)),
@@ -137,8 +155,7 @@ fn with_index(index: u32) -> LinkMessage {
 }
 
 fn end(end: &LinkEnd) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(end.name.clone()));
+    let mut message = with_name(&end.name);
     message.attributes.extend(end.mac.map(|mac| LinkAttribute::Address(mac.bytes().to_vec())));
     message
 }
@@ -160,6 +177,26 @@ impl Rtnl {
         self.call(Request::SetLink(message), 0)
     }
 
+    /// Sets up the host's end of a link and signs it, in one message.
+    fn set_up_own(&self, index: u32) -> io::Result<()> {
+        let mut message = with_index(index);
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes.push(LinkAttribute::IfAlias(ALIAS.to_owned()));
+        self.call(Request::SetLink(message), 0)
+    }
+
+    /// The link with this name.
+    fn find(&self, name: &str) -> io::Result<Option<LinkMessage>> {
+        self.send(Request::GetLink(with_name(name)), 0)?;
+        match self.receive()? {
+            NetlinkPayload::InnerMessage(Request::NewLink(link)) => Ok(Some(link)),
+            NetlinkPayload::Error(error) if error.to_io().raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            NetlinkPayload::Error(error) => Err(error.to_io()),
+            _ => Err(io::Error::other("rtnetlink gave no link")),
+        }
+    }
+
     fn delete(&self, message: LinkMessage) -> io::Result<()> {
         match self.call(Request::DelLink(message), 0) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
@@ -169,24 +206,32 @@ impl Rtnl {
 
     /// Sends a request and reads its acknowledgement. One is under way at a time, so that no sequence numbers are needed.
     fn call(&self, request: Request, flags: u16) -> io::Result<()> {
+        self.send(request, NLM_F_ACK | flags)?;
+        match self.receive()? {
+            NetlinkPayload::Error(error) if error.code.is_none() => Ok(()),
+            NetlinkPayload::Error(error) => Err(error.to_io()),
+            _ => Err(io::Error::other("rtnetlink gave no acknowledgement")),
+        }
+    }
+
+    fn send(&self, request: Request, flags: u16) -> io::Result<()> {
         let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        header.flags = NLM_F_REQUEST | flags;
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         rustix::io::retry_on_intr(|| send(&self.0, &bytes, SendFlags::empty()))?;
-        // An acknowledgement of a failure repeats the request.
-        let mut reply = vec![0; bytes.len() + 1024];
+        Ok(())
+    }
+
+    fn receive(&self) -> io::Result<NetlinkPayload<Request>> {
+        // What the kernel says about a link with its statistics; an acknowledgement of a failure repeats the request.
+        let mut reply = vec![0; 32 << 10];
         let (_, length) =
             rustix::io::retry_on_intr(|| recv(&self.0, reply.as_mut_slice(), RecvFlags::empty()))?;
         let reply = reply.get(..length).unwrap_or_default();
-        let reply = NetlinkMessage::<Request>::deserialize(reply).map_err(io::Error::other)?;
-        match reply.payload {
-            NetlinkPayload::Error(error) if error.code.is_none() => Ok(()),
-            NetlinkPayload::Error(error) => Err(error.to_io()),
-            _ => Err(io::Error::other("rtnetlink gave no acknowledgement")),
-        }
+        Ok(NetlinkMessage::<Request>::deserialize(reply).map_err(io::Error::other)?.payload)
     }
 }
 
@@ -275,9 +320,13 @@ mod tests {
             (veth.host.mac, veth.peer.mac) = (None, None);
             let guard = create_veth(&veth, machine.as_fd()).unwrap();
             assert_eq!(mac("ve-web")[0] & 3, 2);
-            delete("ve-web").unwrap();
+            // Not signed yet, it could be anybody's.
+            assert!(!delete_own("ve-web").unwrap());
+            assert!(exists("ve-web").unwrap());
+            guard.set_up().unwrap();
+            assert!(delete_own("ve-web").unwrap());
             assert!(!exists("ve-web").unwrap());
-            delete("ve-web").unwrap();
+            assert!(!delete_own("ve-web").unwrap());
             assert_eq!(guard.set_up().unwrap_err().raw_os_error(), Some(libc::ENODEV));
             guard.close().unwrap();
             String::new()

@@ -12,7 +12,7 @@ mod mac;
 use std::fmt;
 
 pub use ifname::for_machine as host_ifname;
-pub use link::{VethGuard, create_veth, delete, exists, loopback_up};
+pub use link::{VethGuard, create_veth, delete_own, exists, loopback_up};
 pub use mac::Mac;
 
 use crate::ids::MachineId;

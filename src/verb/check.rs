@@ -5,10 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::schema::{self, Finding};
-use super::{json, print, table};
+use super::{clean, json, print, table};
 use crate::bus;
 use crate::cli::Check;
 use crate::error::{Context, Result, reason};
+use crate::machine::record::Store;
 use crate::mount::table as mounts;
 use crate::namespace::Kind;
 use crate::sys::{self, Forked, MountAttributes, MountDepth};
@@ -20,7 +21,10 @@ use rustix::process::PidfdFlags;
 ///
 /// # Errors
 /// When /proc cannot be read or standard output cannot be written to.
-pub fn execute(options: &Check) -> Result<u8> {
+pub fn execute(options: &Check, store: &Store) -> Result<u8> {
+    if options.clean {
+        return clean::execute(options, store).map(|()| 0);
+    }
     let findings = look()?;
     print(&if options.json { json(&findings)? } else { text(&findings) })?;
     Ok(u8::from(!runs(&findings)))

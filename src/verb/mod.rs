@@ -6,6 +6,7 @@ mod attended;
 pub mod bind;
 pub mod boot;
 pub mod check;
+mod clean;
 pub mod completions;
 pub mod copy;
 pub mod enable;
@@ -77,7 +78,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::CopyTo(options) => copy::copy_to(options, &Store::default()),
         Verb::CopyFrom(options) => copy::copy_from(options, &Store::default()),
         Verb::Bind(options) => bind::execute(options, &Store::default()),
-        Verb::Check(options) => return check::execute(options),
+        Verb::Check(options) => return check::execute(options, &Store::default()),
         Verb::Image(options) => image::execute(options),
         Verb::Completions(options) => completions::execute(options),
     }?;

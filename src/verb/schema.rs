@@ -192,5 +192,19 @@ pub(super) struct Finding {
     pub(super) note: String,
 }
 
+/// Something that a dead run left; `osier check --clean --json` prints an array of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Cleaned {
+    /// The version of these keys: 1.
+    pub(super) version: u32,
+    /// Whose it was.
+    pub(super) machine: String,
+    /// `cgroup`, `link`, `lock`, `socket`, `directory` or `record`.
+    pub(super) what: String,
+    /// Its path, or the link's name.
+    pub(super) object: String,
+}
+
 #[cfg(test)]
 mod tests;

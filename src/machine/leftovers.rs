@@ -1,0 +1,215 @@
+//! What a supervisor that was killed left of its machine, and taking it away: when the name is taken again ([`clear`]), or
+//! when the operator asks for it ([`clean`]).
+//!
+//! Whoever takes away holds the machine's name, so that nothing of a living machine can be meant. Refused: what osier did
+//! not make, or cannot tell from what others made.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::record::{Claim, Intent, Record, Store};
+use crate::bus;
+use crate::cgroup::Cgroup;
+use crate::cgroup::stale::{self, Orphan};
+use crate::console::listener;
+use crate::error::{Context, Kind, Result};
+use crate::image::TreeLock;
+use crate::net;
+use crate::plan::propagation_directory;
+
+/// What sort of thing was taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thing {
+    /// A cgroup, with the processes in it.
+    Cgroup,
+    /// A network link.
+    Link,
+    /// A lock of a tree.
+    Lock,
+    /// The directory through which things are bound into a machine.
+    Directory,
+    /// The socket of a console.
+    Socket,
+    /// The record.
+    Record,
+}
+
+impl Thing {
+    /// Its name in a list.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cgroup => "cgroup",
+            Self::Link => "link",
+            Self::Lock => "lock",
+            Self::Directory => "directory",
+            Self::Socket => "socket",
+            Self::Record => "record",
+        }
+    }
+}
+
+/// Something that was taken away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    /// Whose it was.
+    pub machine: String,
+    /// What it was.
+    pub thing: Thing,
+    /// Its path or name.
+    pub object: String,
+}
+
+/// What is taken away of one machine.
+struct Sweep<'s> {
+    machine: &'s str,
+    removed: Vec<Removed>,
+}
+
+impl Sweep<'_> {
+    fn note(&mut self, thing: Thing, object: impl ToString) {
+        self.removed.push(Removed { machine: self.machine.to_owned(), thing, object: object.to_string() });
+    }
+
+    /// What the record names. Its unit, and the cgroup with it, are PID 1's to end.
+    fn recorded(&mut self, leftover: &Record, mount: Option<&Path>) -> Result<()> {
+        if let (Some(cgroup), None, Some(mount)) = (&leftover.cgroup, &leftover.unit, mount) {
+            let what = || format!("cannot remove '{}', left by a machine that was killed", cgroup.display());
+            if Cgroup::remove_stale(mount, cgroup).context(what)? {
+                self.note(Thing::Cgroup, cgroup.display());
+            }
+        }
+        for link in &leftover.links {
+            let what = || format!("cannot remove the link '{link}', left by a machine that was killed");
+            if net::delete_own(link).context(what)? {
+                self.note(Thing::Link, link);
+            }
+        }
+        self.socket()?;
+        self.locks(&leftover.root)
+    }
+
+    /// What it was about to make when it died without a record.
+    fn intended(&mut self, claim: &Claim, mount: Option<&Path>) -> Result<()> {
+        if let (Some(cgroup), Some(mount)) = (claim.noted(Intent::Cgroup), mount) {
+            let what = || format!("cannot remove '{}', left by a machine that was killed", cgroup.display());
+            if let Some(removed) = stale::remove_intended(mount, &cgroup).context(what)? {
+                self.note(Thing::Cgroup, removed.display());
+            }
+        }
+        claim.noted(Intent::Tree).map_or(Ok(()), |tree| self.locks(&tree))
+    }
+
+    fn socket(&mut self) -> Result<()> {
+        let removed = listener::remove_stale(self.machine);
+        if let Some(socket) = removed.context(|| "cannot remove a console's socket")? {
+            self.note(Thing::Socket, socket.display());
+        }
+        Ok(())
+    }
+
+    fn locks(&mut self, tree: &Path) -> Result<()> {
+        let what = || format!("cannot remove the locks of '{}'", tree.display());
+        for lock in TreeLock::remove_stale(tree).context(what)? {
+            self.note(Thing::Lock, lock.display());
+        }
+        Ok(())
+    }
+
+    fn all(&mut self, claim: &Claim, mount: Option<&Path>, orphans: &[Orphan]) -> Result<()> {
+        match claim.leftover() {
+            Some(leftover) => self.recorded(leftover, mount)?,
+            None => self.intended(claim, mount)?,
+        }
+        self.socket()?;
+        let machine = self.machine;
+        for (orphan, mount) in
+            mount.into_iter().flat_map(|mount| orphans.iter().map(move |orphan| (orphan, mount)))
+        {
+            if orphan.machine == machine {
+                self.orphan(orphan, mount)?;
+            }
+        }
+        self.propagation()
+    }
+
+    fn orphan(&mut self, orphan: &Orphan, mount: &Path) -> Result<()> {
+        let what = || format!("cannot remove '{}', left by a machine that was killed", orphan.path.display());
+        if Cgroup::remove_stale(mount, &orphan.path).context(what)? {
+            self.note(Thing::Cgroup, orphan.path.display());
+        }
+        Ok(())
+    }
+
+    /// The path is one that systemd-nspawn uses for a machine of the same name, too.
+    fn propagation(&mut self) -> Result<()> {
+        let path = propagation_directory(self.machine);
+        if bus::available() && !matches!(bus::machined::get(self.machine), Ok(None)) {
+            return Ok(());
+        }
+        match fs::remove_dir(&path) {
+            Ok(()) => self.note(Thing::Directory, path.display()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).context(|| format!("cannot remove {}", path.display())),
+        }
+        Ok(())
+    }
+}
+
+/// Removes what `leftover` names, for the next machine of that name, whose supervisor this is. `mount` is where cgroup2 is.
+///
+/// # Errors
+/// What could not be removed.
+pub fn clear(leftover: &Record, mount: &Path) -> Result<()> {
+    Sweep { machine: &leftover.name, removed: Vec::new() }.recorded(leftover, Some(mount))
+}
+
+/// Removes what is left of all machines that have no supervisor any more. Goes on when something cannot be removed: gives
+/// what was, and the first error.
+pub fn clean(store: &Store, mount: Option<&Path>) -> (Vec<Removed>, Result<()>) {
+    let mut removed = Vec::new();
+    let mut verdict = Ok(());
+    let orphans = match mount.map(stale::orphans).transpose().context(|| "cannot look for cgroups") {
+        Ok(orphans) => orphans.unwrap_or_default(),
+        Err(error) => {
+            verdict = Err(error);
+            Vec::new()
+        }
+    };
+    let mut names = match store.ownerless() {
+        Ok(names) => names,
+        Err(error) => {
+            verdict = verdict.and(Err(error));
+            Vec::new()
+        }
+    };
+    names.extend(orphans.iter().map(|orphan| orphan.machine.clone()));
+    names.sort_unstable();
+    names.dedup();
+    for name in &names {
+        let mut sweep = Sweep { machine: name, removed: Vec::new() };
+        verdict = verdict.and(clean_one(store, mount, &orphans, &mut sweep));
+        removed.append(&mut sweep.removed);
+    }
+    (removed, verdict)
+}
+
+fn clean_one(store: &Store, mount: Option<&Path>, orphans: &[Orphan], sweep: &mut Sweep<'_>) -> Result<()> {
+    let had_record = store.has_file(sweep.machine);
+    let mut claim = match store.claim(sweep.machine) {
+        // It lives, or is being started or cleaned up.
+        Err(error) if error.kind() == Kind::InUse => return Ok(()),
+        claim => claim?,
+    };
+    let swept = sweep.all(&claim, mount, orphans);
+    if had_record && swept.is_err() {
+        // What it names is still there: it is for the next try.
+        claim.leave();
+        return swept;
+    }
+    claim.close()?;
+    if had_record {
+        sweep.note(Thing::Record, store.directory().join(format!("{}.json", sweep.machine)).display());
+    }
+    swept
+}
