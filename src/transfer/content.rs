@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, copy_file_range, fstat, ftruncate, ioctl_ficlone, seek};
 use rustix::io::{Errno, read, retry_on_intr, write};
 
 use super::{Cause, Watch};
@@ -23,10 +23,16 @@ pub(super) fn copy(from: &OwnedFd, to: &OwnedFd, size: u64, watch: &mut dyn Watc
     }
     let mut end = 0;
     loop {
+        // Before the look for data: of a file that grows, what is new is no hole then.
+        let size = u64::try_from(fstat(from)?.st_size).unwrap_or_default();
         let start = match seek(from, SeekFrom::Data(end)) {
             Ok(start) => start,
             // Nothing but a hole is left, or nothing at all.
-            Err(Errno::NXIO) => break,
+            Err(Errno::NXIO) if size > end => {
+                watch.bytes(size - end);
+                return Ok(ftruncate(to, size)?);
+            }
+            Err(Errno::NXIO) => return Ok(()),
             // No file of a file system's that knows holes, such as one in /proc: its size says nothing either.
             Err(Errno::INVAL | Errno::SPIPE | Errno::NOTSUP) if end == 0 => {
                 return pump(from, to, u64::MAX, watch).map(drop);
@@ -36,15 +42,9 @@ pub(super) fn copy(from: &OwnedFd, to: &OwnedFd, size: u64, watch: &mut dyn Watc
         watch.bytes(start - end);
         end = seek(from, SeekFrom::Hole(start))?;
         if copy_range(from, to, start..end, watch)? < end {
-            break;
+            return Ok(());
         }
     }
-    let size = u64::try_from(rustix::fs::fstat(from)?.st_size).unwrap_or_default();
-    if size > end {
-        watch.bytes(size - end);
-        ftruncate(to, size)?;
-    }
-    Ok(())
 }
 
 /// Copies a range that holds data, and gives the position where the file turned out to end, if it has shrunk.

@@ -161,3 +161,22 @@ fn a_terminal_is_shown_how_far_it_is() {
     terminal.await_text(" of 40.00 MiB");
     running.end();
 }
+
+#[test]
+fn another_user_is_refused() {
+    use std::os::unix::process::CommandExt;
+    let (running, scratch) = (Running::new(&[]), Scratch::new());
+    // Not where the program was built, which others may not reach.
+    let program = scratch.path().join("osier");
+    fs::copy(super::support::program(), &program).unwrap();
+    for (verb, action) in [("copy-to", "copy to"), ("copy-from", "copy from"), ("bind", "bind in")] {
+        let mut nobody = std::process::Command::new(&program);
+        nobody.args([verb, running.name(), "/etc/passwd", "/tmp/osier-nobody"]).uid(65534).gid(65534);
+        let wanted =
+            format!("osier: cannot {action} '{}': only root or its owner may\nhint: ", running.name());
+        let said = fail(&mut nobody);
+        assert!(said.starts_with(&wanted), "{said}");
+    }
+    assert!(!Path::new("/tmp/osier-nobody").exists());
+    running.end();
+}
