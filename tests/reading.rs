@@ -6,16 +6,16 @@
 mod support;
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use osier::console::screen::Screen;
 use serde_json::Value;
 
-use support::machine::{Machine, code, osier, output, wait};
+use support::machine::{Machine, code, osier, output, show, wait};
 use support::terminal::Terminal;
-use support::tree::Tree;
+use support::tree::{Tree, debian};
 use support::{await_that, program};
 
 /// The second screen is left.
@@ -59,6 +59,43 @@ fn the_busy_machine_is_above_the_idle_one() {
         assert!(osier(["terminate", &machine.name]).status().unwrap().success());
         machine.end();
     }
+}
+
+/// The text of `status NAME` with these options.
+fn status(name: &str, options: &[&str]) -> String {
+    let output = output(osier(["status", name]).args(options));
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn status_ends_with_the_last_lines_of_the_journal() {
+    let name = support::unique("journal");
+    let mut command = osier(["boot", "--register=no", "--ephemeral", "--network=none"]);
+    command.arg(format!("--machine={name}")).arg(debian());
+    let machine = Machine::spawn(command, &name, &debian());
+    let script = "for line in one two three; do printf 'said \\033[31m%s\\n' $line; done | systemd-cat";
+    await_that("the machine", || show(&name).is_some_and(|shown| shown["state"] == "running"));
+    assert!(machine.enter(&["/bin/sh", "-c", script]).status.success());
+    // What comes between and after is not ours: the machine boots.
+    let text = support::await_some("the last line", || {
+        Some(status(&name, &["--lines=400"])).filter(|text| text.contains("three"))
+    });
+    assert!(text.contains("said ") && !text.contains('\x1b'), "{text:?}");
+    let shown: Value = serde_json::from_str(&status(&name, &["--json", "-n2"])).unwrap();
+    assert_eq!(shown["log"].as_array().unwrap().len(), 2, "{shown}");
+    assert_eq!(
+        serde_json::from_str::<Value>(&status(&name, &["--json", "-n0"])).unwrap()["log"],
+        Value::from(Vec::<u8>::new())
+    );
+
+    // What is frozen answers no question.
+    assert!(osier(["freeze", &name]).status().unwrap().success());
+    let start = Instant::now();
+    assert!(status(&name, &[]).contains("Leader: "));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(osier(["terminate", &name]).status().unwrap().success());
+    machine.end();
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! The public functions are for short-lived verbs: each opens the bus for itself, in this process, and zbus starts threads.
 
 use std::collections::HashMap;
+use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zbus::blocking::Connection;
 use zbus::zvariant::{Fd, OwnedObjectPath, OwnedValue, Value};
@@ -148,6 +149,24 @@ pub(super) fn unregister(bus: &Connection, name: &str, leader: u32) -> Result<()
     }
 }
 
+/// Where machined keeps a file for each machine.
+const FILES: &str = "/run/systemd/machines";
+
+/// The names of all machines but the host's own, `.host`, in order and without a question on the bus: as
+/// sd_get_machine_names(3) finds them. None where machined has never run.
+pub fn names() -> Vec<String> {
+    names_in(Path::new(FILES))
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = files.filter_map(|file| file.file_name().into_string().ok());
+    // Links beside the files name machines by their units, `unit:…`.
+    let mut names: Vec<_> = files.filter(|name| !name.starts_with('.') && !name.contains(':')).collect();
+    names.sort_unstable();
+    names
+}
+
 /// All machines whose names are `wanted`; `.host` is among what is asked for. Each that is wanted costs a question of its
 /// own.
 ///
@@ -272,4 +291,22 @@ pub fn kill(name: &str, whom: Whom, signal: i32) -> Result<(), BusError> {
         Whom::All => "all",
     };
     call_authorized(MANAGER, "KillMachine", &(name, whom, signal), no_machined)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_names_and_nothing_else_there_is() {
+        let directory = std::env::temp_dir().join(format!("osier-machined-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        for file in ["others", "a-machine", ".host", "unit:machine-others.scope"] {
+            fs::write(directory.join(file), "").unwrap();
+        }
+        let found = names_in(&directory);
+        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(found, ["a-machine", "others"]);
+        assert_eq!(names_in(&directory), [""; 0], "machined has never run");
+    }
 }

@@ -7,7 +7,6 @@
 //! image's; a verb that starts machines takes images as `NAME`.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory};
@@ -15,14 +14,12 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathComplete
 use clap_complete::env::{CompleteEnv, Shells};
 
 use super::Cli;
+use crate::bus::machined;
 use crate::image;
 use crate::machine::record::Store;
 
 /// The variable by which a script asks.
 const ASKED: &str = "_OSIER_COMPLETE";
-/// Where machined keeps a file for each machine (machine_save() in systemd's src/machine/machine.c); not missed where it is
-/// not there.
-const MACHINED: &str = "/run/systemd/machines";
 /// The verbs whose `NAME` is an image's: what they name need not run yet.
 const STARTERS: [&str; 3] = ["start", "enable", "disable"];
 
@@ -95,17 +92,13 @@ fn candidates(names: impl IntoIterator<Item = String>, typed: &str) -> Vec<Compl
 }
 
 fn machines(typed: &OsStr) -> Vec<CompletionCandidate> {
-    candidates(running(Path::new(MACHINED)), &typed.to_string_lossy())
+    candidates(running(), &typed.to_string_lossy())
 }
 
-/// The machines that run: osier's, and those that machined has a file for. `.host` is the host, and links beside the files
-/// name their units (`unit:…`).
-fn running(machined: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        Store::default().list().unwrap_or_default().into_iter().map(|record| record.name).collect();
-    let others = fs::read_dir(machined).into_iter().flatten().flatten();
-    let others = others.filter_map(|entry| entry.file_name().into_string().ok());
-    names.extend(others.filter(|name| !name.starts_with('.') && !name.contains(':')));
+/// The machines that run: osier's, and those that machined knows.
+fn running() -> Vec<String> {
+    let records = Store::default().list().unwrap_or_default();
+    let mut names: Vec<_> = records.into_iter().map(|record| record.name).chain(machined::names()).collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -115,7 +108,7 @@ fn running(machined: &Path) -> Vec<String> {
 fn users_machines(typed: &OsStr) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy();
     let before = typed.rfind('@').map_or("", |at| &typed[..=at]);
-    candidates(running(Path::new(MACHINED)).into_iter().map(|name| format!("{before}{name}")), &typed)
+    candidates(running().into_iter().map(|name| format!("{before}{name}")), &typed)
 }
 
 fn images(typed: &OsStr) -> Vec<CompletionCandidate> {
@@ -162,18 +155,5 @@ mod tests {
         for (verb, name) in found {
             assert!(name.get::<ArgValueCompleter>().is_some(), "{} {}", verb.get_name(), name.get_id());
         }
-    }
-
-    #[test]
-    fn machined_files_are_names_and_nothing_else_there_is() {
-        let directory = std::env::temp_dir().join(format!("osier-complete-{}", std::process::id()));
-        fs::create_dir(&directory).unwrap();
-        for file in ["others", ".host", "unit:machine-others.scope"] {
-            fs::write(directory.join(file), "").unwrap();
-        }
-        let found = running(&directory);
-        fs::remove_dir_all(&directory).unwrap();
-        assert!(found.contains(&"others".to_owned()), "{found:?}");
-        assert!(!found.iter().any(|name| name.contains("host") || name.contains(':')), "{found:?}");
     }
 }

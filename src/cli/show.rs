@@ -19,6 +19,9 @@ pub struct Status {
     /// Machine
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
+    /// Show so many lines of the log [default: 10]
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub lines: Option<usize>,
     /// Print JSON: an object for each machine
     #[arg(long)]
     pub json: bool,

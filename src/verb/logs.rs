@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Command as Program, Stdio};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -24,7 +25,7 @@ use crate::exit::Ended;
 use crate::image::{self, Tree};
 use crate::machine::process::open_supervisor;
 use crate::machine::record::{Record, Store};
-use crate::session::{Command, Session, Standard};
+use crate::session::{Command, Entry, Session, Standard, capture};
 
 /// So many lines come before what is followed.
 const BEFORE: usize = 10;
@@ -66,10 +67,7 @@ impl Journal {
         };
         let within = |error: Error| error.within(format!("cannot read the journal of '{}'", record.name));
         let (_door, entry) = enter(store, record).map_err(within)?;
-        let has = |path| entry.root().open_inside(path, OFlags::PATH).is_ok();
-        // In /bin alone where that is no link to /usr/bin (Debian 11).
-        let reads = has("/bin/journalctl") || has("/usr/bin/journalctl");
-        if !has("/run/systemd/journal/socket") || !reads {
+        if !has_journal(&entry) {
             return Ok(Self::None);
         }
         let (output, streams) = streams().context(|| "cannot make a pipe")?;
@@ -77,6 +75,42 @@ impl Journal {
         let session = Session::start(&entry, &command, Standard::Streams(&streams)).map_err(within)?;
         Ok(Self::Inside(Box::new(Inside { session, output })))
     }
+}
+
+/// So long a machine's journalctl may take when its journal is only a part of what was asked for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The last lines of what a machine that runs has logged, as text alone; none where there is no log, or the caller may not
+/// look inside.
+///
+/// Forks: to be called before the bus is opened.
+pub(super) fn last(store: &Store, record: &Record, count: usize) -> Vec<String> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let kept = || Reading::open(log::path(&record.name), Some(count)).ok().map(|(_, text)| text);
+    let text = last_of_journal(store, record, count).or_else(kept).unwrap_or_default();
+    let text = Plain::default().of(&text);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+fn last_of_journal(store: &Store, record: &Record, count: usize) -> Option<Vec<u8>> {
+    let (_door, entry) = enter(store, record).ok()?;
+    if !has_journal(&entry) {
+        return None;
+    }
+    let words = ["journalctl", "--no-pager", "--quiet", "--output=short"].map(str::to_owned);
+    let words = words.into_iter().chain([format!("--lines={count}")]).map(Into::into).collect();
+    let captured = capture(&entry, &Command::of_root(&entry, words), PATIENCE).ok()?;
+    (captured.ended == Ended::Exited(0)).then_some(captured.output)
+}
+
+/// Whether a journald runs in a machine, and journalctl is there to ask it: in /bin alone where that is no link to /usr/bin
+/// (Debian 11).
+fn has_journal(entry: &Entry) -> bool {
+    let has = |path| entry.root().open_inside(path, OFlags::PATH).is_ok();
+    has("/run/systemd/journal/socket") && (has("/bin/journalctl") || has("/usr/bin/journalctl"))
 }
 
 /// journalctl(1)'s, its name first.

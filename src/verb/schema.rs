@@ -144,6 +144,8 @@ pub(super) struct Live {
     pub(super) pressure: Option<Pressure>,
     /// Its cgroup with the processes in it.
     pub(super) processes: Option<Node>,
+    /// The last lines of its journal, or of its console's log: as many as `--lines` says, ten by default.
+    pub(super) log: Vec<String>,
 }
 
 /// What a machine uses; `osier top --json` prints an array of these for each snapshot.

@@ -1,25 +1,39 @@
 //! `osier status`: how a machine is, for people.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use super::schema::{self, Live, Moment, Others, Own, Shown};
-use super::{age, json, print, subject};
+use super::subject::{self, Subject};
+use super::{age, json, logs, print};
 use crate::cgroup::usage::{self, Limits, Node, Pressure, Usage};
 use crate::cli::Status;
 use crate::error::Result;
 use crate::machine::record::{Clocks, Store};
 use crate::net::addresses;
 
+/// So many lines of a log are shown unless others were asked for, as machinectl shows them.
+const LINES: usize = 10;
+
 /// Prints how machines are.
 ///
 /// # Errors
 /// When a machine is not there, or standard output cannot be written to.
 pub fn execute(options: &Status, store: &Store) -> Result<()> {
-    let now: Vec<_> =
-        subject::find(store, &options.names)?.iter().map(|subject| look(subject.shown())).collect();
+    // Before the bus is opened for what others run: zbus starts threads, and who has threads does not fork.
+    let records: Vec<_> = options.names.iter().filter_map(|name| store.read(name)).collect();
+    let logs: HashMap<_, _> = records
+        .iter()
+        .map(|record| (record.name.as_str(), logs::last(store, record, options.lines.unwrap_or(LINES))))
+        .collect();
+    let look = |subject: &Subject| {
+        let log = logs.get(subject.name()).cloned().unwrap_or_default();
+        look(subject.shown(), log)
+    };
+    let now: Vec<_> = subject::find(store, &options.names)?.iter().map(look).collect();
     if options.json {
         let texts: Result<String> = now.iter().map(json).collect();
         return print(&texts?);
@@ -29,7 +43,7 @@ pub fn execute(options: &Status, store: &Store) -> Result<()> {
 }
 
 /// What cannot be read is left out: a machine may end at any time, and the caller may not be root.
-fn look(machine: Shown) -> schema::Status {
+fn look(machine: Shown, log: Vec<String>) -> schema::Status {
     let cgroup = cgroup(&machine).filter(|path| path.is_dir());
     let live = Live {
         addresses: addresses::read(leader(&machine)).unwrap_or_default(),
@@ -37,6 +51,7 @@ fn look(machine: Shown) -> schema::Status {
         usage: cgroup.map(usage::read),
         pressure: cgroup.map(usage::read_pressure),
         processes: cgroup.and_then(|path| usage::tree(path).ok()),
+        log,
     };
     schema::Status { live, machine }
 }
@@ -71,6 +86,13 @@ fn text(status: &schema::Status) -> String {
     if let (Some(cgroup), Some(tree)) = (cgroup(&status.machine), &status.live.processes) {
         let _ = writeln!(text, "{:>12}: {}", "CGroup", cgroup.display());
         branches(tree, &" ".repeat(14), &mut text);
+    }
+    if !status.live.log.is_empty() {
+        text.push('\n');
+    }
+    for line in &status.live.log {
+        text.push_str(line);
+        text.push('\n');
     }
     text
 }

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{age, image_os, schema, unknown};
-use crate::bus::{self, machined::Machine};
+use crate::bus;
+use crate::bus::machined::{self, Machine};
 use crate::clock::{Now, Offsets};
 use crate::error::Result;
 use crate::machine::record::{Clocks, Record, Store};
@@ -32,11 +33,11 @@ pub(super) fn find(store: &Store, names: &[String]) -> Result<Vec<Subject>> {
 /// When records cannot be read.
 pub(super) fn all(store: &Store) -> Result<Vec<Subject>> {
     let mut all: Vec<_> = store.list()?.into_iter().map(|record| Subject::Own(Box::new(record))).collect();
-    if bus::available() {
-        let own: HashSet<_> = all.iter().map(|subject| subject.name().to_owned()).collect();
-        // `.host` is the host itself.
-        let wanted = |name: &str| !name.starts_with('.') && !own.contains(name);
-        let others = bus::machined::list(&wanted).unwrap_or_default();
+    let own: HashSet<_> = all.iter().map(|subject| subject.name().to_owned()).collect();
+    let others: HashSet<_> = machined::names().into_iter().filter(|name| !own.contains(name)).collect();
+    // To open the bus takes longer than all else: only where there is something to ask.
+    if !others.is_empty() && bus::available() {
+        let others = machined::list(&|name| others.contains(name)).unwrap_or_default();
         all.extend(others.into_iter().map(|machine| Subject::Others(Box::new(machine))));
         all.sort_by(|one, other| one.name().cmp(other.name()));
     }
@@ -47,7 +48,7 @@ fn find_one(store: &Store, name: &str) -> Result<Subject> {
     if let Some(record) = store.read(name) {
         return Ok(Subject::Own(Box::new(record)));
     }
-    let known = if bus::available() { bus::machined::get(name).ok().flatten() } else { None };
+    let known = if bus::available() { machined::get(name).ok().flatten() } else { None };
     known.map(|machine| Subject::Others(Box::new(machine))).ok_or_else(|| unknown(store, name))
 }
 
