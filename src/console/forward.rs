@@ -5,6 +5,9 @@
 //! into, so a slow reader slows the payload, and no byte is lost or doubled. Once the reader is gone the master is still
 //! emptied, so that the payload never waits for nobody.
 //!
+//! Terminals that are attached to the console later are the audience's: of what is read each gets its part, and who of
+//! them has the keyboard holds up the reading as the caller does.
+//!
 //! A hang-up of the pty is never the end of a machine (gettys and PID 1 close and open the console as they like), and a
 //! master whose slave is closed would make poll(2) return at once for ever. The forwarder holds the slave open itself,
 //! through vhangup(2) too, so that this cannot come; the end is the leader's death, then [`Forwarder::drain`].
@@ -297,7 +300,7 @@ impl Forwarder {
     }
 
     /// After the leader's death: brings everything that is left in the pty and on the way to the reader, for as long as
-    /// that takes, or until `stop` is readable. Attached terminals have to be done in [`FAREWELL`].
+    /// that takes, or until `stop` is readable. Attached terminals have three seconds.
     ///
     /// # Errors
     /// As [`Forwarder::turn`]; what poll(2) gives.

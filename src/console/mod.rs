@@ -5,6 +5,9 @@
 //! front ([`front`]), holds the terminal in raw mode and puts it back on every way out. Without one ([`Mode::Pipe`]) the
 //! payload gets the caller's descriptors, but never one that is a terminal: [`relay`].
 //!
+//! Other terminals are attached later ([`attach()`]) through a socket ([`listener`]): the forwarder serves them beside the
+//! caller's, and they see first what the screen was ([`replay`]). A console that nobody looks at can be kept in a [`log`].
+//!
 //! Refused here: deciding what a request or a hang-up means for the machine; that is the supervisor's.
 
 mod attach;
