@@ -114,7 +114,7 @@ fn set_refuses_what_cannot_be() {
     let output = output(&mut nobody);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(code(output.status), 1, "{stderr}");
-    assert!(stderr.contains(&format!("cannot limit '{name}': only root may")), "{stderr}");
+    assert!(stderr.contains(&format!("cannot limit '{name}': only root or its owner may")), "{stderr}");
     let slip = format!("{name}x");
     let (code, stderr) = refused(&slip, &["pids.max=5"]);
     assert_eq!(code, 1);

@@ -316,17 +316,22 @@ fn another_user_is_refused_in_one_line() {
         command.args(arguments).stdin(std::process::Stdio::null()).uid(65534).gid(65534).current_dir("/");
         output(&mut command)
     };
-    for (verb, action) in [
-        ("poweroff", "power off"),
-        ("reboot", "reboot"),
-        ("terminate", "terminate"),
-        ("kill", "signal"),
-        ("freeze", "freeze"),
-        ("thaw", "thaw"),
+    for (line, action) in [
+        (&["poweroff", name][..], "power off"),
+        (&["reboot", name], "reboot"),
+        (&["terminate", name], "terminate"),
+        (&["kill", name], "signal"),
+        (&["freeze", name], "freeze"),
+        (&["thaw", name], "thaw"),
+        (&["set", name, "pids.max=100"], "limit"),
+        (&["attach", name], "attach to"),
+        (&["shell", name], "open a shell in"),
+        (&["bind", name, "/tmp"], "bind in"),
     ] {
-        let output = nobody(&[verb, name]);
+        let output = nobody(line);
         let expected = format!("cannot {action} '{name}': only root or its owner may");
-        assert_eq!(refused(&output), (1, expected), "{output:?}");
+        let relays = ["attach", "shell"].contains(&line[0]);
+        assert_eq!(refused(&output), (if relays { 125 } else { 1 }, expected), "{output:?}");
         assert_eq!(hint(&output), "run it as root, with sudo for instance");
     }
     for reading in [&["list"][..], &["show", name], &["status", name], &["show", name, "--json"]] {

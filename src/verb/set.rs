@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::may::may;
 use super::{closest, lifetime, running};
 use crate::bus::{Property, systemd};
 use crate::cgroup::limits::{self, Key, Limit};
@@ -23,6 +24,7 @@ use crate::settings::search::{self, DIRECTORIES};
 /// was changed.
 pub fn execute(options: &Set, store: &Store) -> Result<()> {
     let record = running(store, std::slice::from_ref(&options.name))?.remove(0);
+    may(&record, "limit")?;
     let what = format!("cannot limit '{}'", record.name);
     change(options, &record).map_err(|error| error.within(what))
 }
@@ -30,11 +32,6 @@ pub fn execute(options: &Set, store: &Store) -> Result<()> {
 fn change(options: &Set, record: &Record) -> Result<()> {
     let limits = parse(&options.limits)?;
     let host = lifetime::host()?;
-    if host.uid != 0 {
-        return Err(
-            Error::new(Kind::Permission, "only root may").hint("run osier as root, for instance with sudo")
-        );
-    }
     let cgroup = record.cgroup.as_deref();
     let cgroup = cgroup.ok_or_else(|| Error::new(Kind::Unsupported, "it has no cgroup of its own"))?;
     let unit = unit(record, cgroup, &host);

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::machine::{Machine, listed, osier, said, shown, tree, unit, until};
+use crate::machine::{
+    Machine, cgroup_of, listed, osier, refused, said, shown, tree, tried, unique, unit, until,
+};
 
 pub(crate) fn sigterm() {
     let machine = Machine::boot("sigterm", &[]);
@@ -103,6 +106,83 @@ pub(crate) fn terminate() {
     for machine in machines {
         assert_eq!(machine.end().code, Some(137));
     }
+}
+
+/// The verbs that steer, on a machine in a scope.
+pub(crate) fn steer() {
+    let machine = Machine::boot("steer", &[]);
+    let (name, leader) = (machine.name.as_str(), machine.leader());
+    let frozen = || {
+        let events =
+            fs::read_to_string(cgroup_of(&machine.scope()).join("payload/cgroup.events")).expect("events");
+        events.contains("frozen 1")
+    };
+    said(&osier(), &["freeze", name]);
+    assert!(frozen());
+    said(&osier(), &["thaw", name]);
+    assert!(!frozen());
+    said(&osier(), &["reboot", name]);
+    assert_ne!(machine.leader(), leader);
+    // machined's forgets the leader of before, and knows the one after.
+    until("the next registration", || {
+        listed().contains(&machine.name) && shown(name, "Leader") == machine.leader()
+    });
+    said(&osier(), &["kill", "--signal=CONT", name]);
+    said(&osier(), &["freeze", name]);
+    let word = tried(&osier(), &["poweroff", name]);
+    let (code, text) = refused(&word);
+    assert_eq!((code, text.contains("was frozen and is thawed")), (Some(0), true), "{text}");
+    assert_eq!(machine.end().code, Some(0));
+
+    // One that only machined knows.
+    let name = unique("foreign");
+    let mut child = Command::new("systemd-nspawn")
+        .args([
+            "--quiet",
+            "--ephemeral",
+            "--console=pipe",
+            "--machine",
+            &name,
+            "-D",
+            &tree(),
+            "/bin/sleep",
+            "600",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("systemd-nspawn");
+    until("its registration", || listed().contains(&name));
+    let late = tried(&osier(), &["wait", "--timeout=200ms", &name]);
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    let mut waiting = Command::new(osier()).args(["wait", &name]).spawn().expect("osier wait");
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(waiting.try_wait().expect("its status").is_none());
+    said(&osier(), &["kill", "--whom=leader", "--signal=KILL", &name]);
+    assert!(waiting.wait().expect("its end").success());
+    child.wait().expect("its end");
+    assert!(!listed().contains(&name));
+}
+
+/// machined asks polkit about who is not root; nobody is there to say yes.
+pub(crate) fn another_user() {
+    let machine = Machine::hold("others", &["--register=yes"]);
+    let name = machine.name.as_str();
+    let program = osier();
+    let nobody = |verb: &str| {
+        tried("setpriv", &["--reuid=65534", "--regid=65534", "--clear-groups", &program, verb, name])
+    };
+    for (verb, action) in
+        [("poweroff", "power off"), ("terminate", "terminate"), ("kill", "signal"), ("freeze", "freeze")]
+    {
+        let (code, text) = refused(&nobody(verb));
+        let expected = format!("osier: cannot {action} '{name}': only root or its owner may\n");
+        assert!(code == Some(1) && text.starts_with(&expected), "{verb}: {text}");
+    }
+    assert_eq!(shown(name, "Leader"), machine.leader());
+    assert!(nobody("status").status.success());
+    machine.stop();
 }
 
 /// Machines that are made and ended side by side.

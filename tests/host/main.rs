@@ -82,6 +82,8 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("a_killed_supervisor_under_the_unit_leaves_nothing", ends::killed_service),
     ("a_killed_registrar_leaves_the_machine_alone", ends::killed_registrar),
     ("osier_terminate_leaves_nothing", ends::terminate),
+    ("osier_verbs_steer_a_machine_in_a_scope", ends::steer),
+    ("osier_refuses_another_user_as_machined_does", ends::another_user),
     ("many_machines_at_once", ends::many),
 ];
 
