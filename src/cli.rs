@@ -59,6 +59,8 @@ pub enum Verb {
     Status(Status),
     /// Show all that is known about a machine, for programs
     Show(Show),
+    /// Show what the machines use, again and again
+    Top(Top),
     /// Log in to a machine that runs, at a prompt of its own
     Login(Login),
     /// Open a shell, or run a command, in a machine that runs
@@ -67,8 +69,6 @@ pub enum Verb {
     Poweroff(Shutdown),
     /// Shut machines down and boot them again, and wait until they do
     Reboot(Shutdown),
-    /// Show what the machines use, again and again
-    Top(Top),
     /// End machines at once, without a shutdown
     Terminate(Terminate),
     /// Send a signal to the processes of machines

@@ -103,6 +103,7 @@ fn completion_knows_verbs_options_values_and_paths() {
     assert_eq!(completed(&["osier", "boot", "--clock-b"]), ["--clock-boottime"]);
     assert_eq!(completed(&["osier", "top", "--sort", "m"]), ["memory"]);
     assert_eq!(completed(&["osier", "boot", "/us"]), ["/usr/"]);
+    assert_eq!(completed(&["osier", "set", "web", "memory.m"]), ["memory.max="]);
     assert!(completed(&["osier", "image", "build", "mini"]).contains(&"minimal".to_owned()));
     assert_eq!(completed(&["osier", "status", "no-such-machine"]), [""; 1], "nothing is offered");
 }

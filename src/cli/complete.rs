@@ -3,8 +3,8 @@
 //! The script sets [`ASKED`] in the environment; without it this costs one look there. No bus is asked: machined keeps a
 //! file for each machine, and osier its records.
 //!
-//! Which names an argument takes is said by what the definition calls its value: `NAME` a machine's, and `NAME|PATH` an
-//! image's; a verb that starts machines takes images as `NAME`.
+//! Which names an argument takes is said by what the definition calls its value: `NAME` a machine's, `IMAGE` and `NAME|PATH`
+//! an image's.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -15,14 +15,12 @@ use clap_complete::env::{CompleteEnv, Shells};
 
 use super::Cli;
 use crate::bus::machined;
+use crate::cgroup::limits::Key;
 use crate::image;
 use crate::machine::record::Store;
 
 /// The variable by which a script asks.
 const ASKED: &str = "_OSIER_COMPLETE";
-/// The verbs whose `NAME` is an image's: what they name need not run yet.
-const STARTERS: [&str; 3] = ["start", "enable", "disable"];
-
 /// Whether a script asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
@@ -61,28 +59,22 @@ pub fn script(shell: &str) -> std::io::Result<Vec<u8>> {
 
 /// The definition, with the completion of names added to it.
 fn command() -> Command {
-    Cli::command().mut_subcommands(|verb| {
-        let machines: ArgValueCompleter = match verb.get_name() {
-            starter if STARTERS.contains(&starter) => ArgValueCompleter::new(images),
-            _ => ArgValueCompleter::new(machines),
-        };
-        verb.mut_args(|argument| complete(argument, &machines)).mut_subcommands(|below| {
-            below.mut_args(|argument| complete(argument, &ArgValueCompleter::new(images)))
-        })
-    })
+    let with_names = |verb: Command| verb.mut_args(complete);
+    Cli::command().mut_subcommands(|verb| with_names(verb).mut_subcommands(with_names))
 }
 
-fn complete(argument: Arg, names: &ArgValueCompleter) -> Arg {
+fn complete(argument: Arg) -> Arg {
     if !argument.is_positional() {
         return argument;
     }
     let value = argument.get_value_names().and_then(|names| names.first()).map(|name| name.to_string());
     match value.as_deref() {
-        Some("NAME") => argument.add(names.clone()),
-        Some("IMAGE") => argument.add(ArgValueCompleter::new(images)),
+        Some("NAME") => argument.add(ArgValueCompleter::new(machines)),
         Some("[USER@]NAME") => argument.add(ArgValueCompleter::new(users_machines)),
+        Some("IMAGE") => argument.add(ArgValueCompleter::new(images)),
         Some("NAME|PATH") => argument.add(ArgValueCompleter::new(trees)),
         Some("RECIPE|PATH") => argument.add(ArgValueCompleter::new(recipes)),
+        Some("KEY=VALUE") => argument.add(ArgValueCompleter::new(limits)),
         _ => argument,
     }
 }
@@ -102,6 +94,11 @@ fn running() -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// `memory.max=`, to go on with what it is to be.
+fn limits(typed: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(Key::files().map(|(name, _)| format!("{name}=")), &typed.to_string_lossy())
 }
 
 /// A machine after who it is that goes in.
@@ -142,7 +139,9 @@ mod tests {
     fn every_argument_that_is_a_name_completes() {
         let names = |argument: &&Arg| {
             let value = argument.get_value_names().and_then(|names| names.first());
-            argument.is_positional() && value.is_some_and(|value| value.as_str().contains("NAME"))
+            argument.is_positional()
+                && value
+                    .is_some_and(|value| ["NAME", "IMAGE"].iter().any(|word| value.as_str().contains(word)))
         };
         let command = command();
         let verbs: Vec<_> =
