@@ -92,7 +92,7 @@ fn status_ends_with_the_last_lines_of_the_journal() {
     // What is frozen answers no question.
     assert!(osier(["freeze", &name]).status().unwrap().success());
     let start = Instant::now();
-    assert!(status(&name, &[]).contains("Leader: "));
+    assert!(status(&name, &[]).contains("State: running (frozen)\n"));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(osier(["terminate", &name]).status().unwrap().success());
     machine.end();

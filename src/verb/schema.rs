@@ -142,6 +142,8 @@ pub(super) struct Live {
     pub(super) usage: Option<Usage>,
     /// How much it waits.
     pub(super) pressure: Option<Pressure>,
+    /// Whether its processes are stopped, by `osier freeze` or by who else can.
+    pub(super) frozen: bool,
     /// Its cgroup with the processes in it.
     pub(super) processes: Option<Node>,
     /// The last lines of its journal, or of its console's log: as many as `--lines` says, ten by default.

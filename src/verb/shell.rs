@@ -125,7 +125,7 @@ pub(super) fn enter(store: &Store, record: &Record) -> Result<(Door, Entry)> {
 }
 
 /// What is born in a frozen cgroup does not run (Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze).
-fn is_frozen(cgroup: &Path) -> bool {
+pub(super) fn is_frozen(cgroup: &Path) -> bool {
     let events = std::fs::read_to_string(cgroup.join("cgroup.events")).unwrap_or_default();
     events.lines().any(|line| line == "frozen 1")
 }

@@ -7,8 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::schema::{self, Live, Moment, Others, Own, Shown};
+use super::shell::is_frozen;
 use super::subject::{self, Subject};
 use super::{age, json, logs, print};
+use crate::cgroup::PAYLOAD;
 use crate::cgroup::usage::{self, Limits, Node, Pressure, Usage};
 use crate::cli::Status;
 use crate::error::Result;
@@ -50,6 +52,8 @@ fn look(machine: Shown, log: Vec<String>) -> schema::Status {
         limits: cgroup.map(usage::read_limits),
         usage: cgroup.map(usage::read),
         pressure: cgroup.map(usage::read_pressure),
+        // The payload's own directory; the unit's where there is none, as for machines of others.
+        frozen: cgroup.is_some_and(|path| is_frozen(&path.join(PAYLOAD)) || is_frozen(path)),
         processes: cgroup.and_then(|path| usage::tree(path).ok()),
         log,
     };
@@ -79,7 +83,10 @@ fn text(status: &schema::Status) -> String {
         Some(id) => format!("{name}({id})\n"),
         None => format!("{name}\n"),
     };
-    for (key, value) in lines.into_iter().chain(of_live(&status.live)) {
+    for (key, mut value) in lines.into_iter().chain(of_live(&status.live)) {
+        if key == "State" && status.live.frozen {
+            value.push_str(" (frozen)");
+        }
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{key:>12}: {value}");
     }
