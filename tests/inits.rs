@@ -6,10 +6,11 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -103,6 +104,29 @@ fn an_init_that_nobody_knows_is_taken_to_be_as_systemd() {
     assert_eq!(machine.end().0, 0);
 }
 
+/// The minimal tree's init under the name of one that is asked by a command, which does not come back.
+#[test]
+fn a_command_that_hangs_does_not_keep_the_machine_from_being_killed() {
+    let tree = Tree::minimal();
+    let init = tree.path().join("usr/bin/init");
+    let script = fs::read_to_string(&init).unwrap();
+    tree.executable(
+        "usr/bin/runit-init",
+        &format!("#!/bin/sh\n[ $$ = 1 ] || exec tail -f /dev/null\n{script}"),
+    );
+    fs::remove_file(&init).unwrap();
+    symlink("runit-init", &init).unwrap();
+
+    let machine = Machine::minimal(&tree, &[]);
+    assert_eq!(machine.show()["init"], "runit");
+    machine.signal(Signal::SIGTERM);
+    await_that("the command", || machine.enter(&["pidof", "tail"]).status.success());
+    machine.signal(Signal::SIGTERM);
+    let asked = Instant::now();
+    assert_eq!(machine.end().0, 137);
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
 /// The life of one machine, from its first prompt to nothing being left of it.
 fn live_and_die(case: &Case) {
     let machine = boot(case);
@@ -114,6 +138,10 @@ fn live_and_die(case: &Case) {
     let executes = fs::read_link(format!("/proc/{}/exe", machine.leader())).unwrap();
     assert!(executes.ends_with(case.program.trim_start_matches("/usr/")), "{}", executes.display());
 
+    if case.kind == "systemd" {
+        let state = shell(&name, "systemctl is-system-running --wait");
+        assert_eq!(state.1, "running\n", "{:?}", shell(&name, "systemctl --failed"));
+    }
     assert_eq!(shell(&name, "echo $((6 * 7)); exit 9"), (Some(9), "42\n".to_owned()));
     let (terminal, mut session) = log_in(&name);
     terminal.press(format!("{reboot}\n"));

@@ -46,10 +46,12 @@ impl Errand {
     /// # Errors
     /// What fork(2), pidfd_send_signal(2) and the freezer give; that the machine has ended is none.
     pub(super) fn send(&mut self, running: &Running, way: Way) -> Result<()> {
-        self.0 = None;
         if way == Way::Signal(Signal::KILL) {
+            // A command that runs stays: the kernel holds the leader's end back until the parent of each process in the
+            // machine has waited for it (kernel/pid_namespace.c, zap_pid_ns_processes): for the command that is its [`Child`].
             return deliver(&running.leader, Signal::KILL);
         }
+        self.0 = None;
         thaw(running).context(|| "cannot thaw the machine")?;
         let child = match way {
             Way::Signal(signal) if is_heard(&running.leader, signal) => {
