@@ -125,6 +125,7 @@ fn the_reading_verbs_tell_what_the_record_says() {
         "Unit=machine-web.scope",
         "Unit=machine-web.scope",
         "TimestampMonotonic=5000000",
+        "Owner=0",
         "ClockMonotonicOffsetNSec=-3600000000000",
     ] {
         assert!(stdout(&lines).lines().any(|found| found == line), "{line} is not in {}", stdout(&lines));
@@ -140,6 +141,7 @@ fn the_reading_verbs_tell_what_the_record_says() {
         "Clocks: monotonic -1h, boottime +",
         "Interface: ve-web\n",
         "Root: /var/lib/machines/web\n",
+        "Init: systemd\n",
     ] {
         assert!(stdout(&status).contains(part), "{part} is not in {}", stdout(&status));
     }

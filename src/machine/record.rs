@@ -85,7 +85,8 @@ pub struct Record {
     pub links: Vec<String>,
     /// When its leader ran, microseconds of CLOCK_REALTIME since the epoch.
     pub started: u64,
-    /// The moment of `started`, microseconds of the host's CLOCK_MONOTONIC.
+    /// The moment of `started`, microseconds of the host's CLOCK_MONOTONIC. Zero in the records of osier 0.1.0.
+    #[serde(default)]
     pub started_monotonic: u64,
 }
 

@@ -74,6 +74,7 @@ fn of_own(own: &Own) -> Properties {
         ("Verb", record.verb.clone()),
         ("Init", text_of(record.init)),
         ("Supervisor", record.supervisor.to_string()),
+        ("Owner", record.owner.to_string()),
         ("OS", text_of(record.os.as_ref())),
         ("Registered", if record.registered { "yes" } else { "no" }.to_owned()),
         ("ControlGroup", text_of(record.cgroup.as_ref().map(|path| path.display()))),

@@ -119,6 +119,7 @@ fn of_own(own: &Own) -> Vec<Line> {
         ("Root", record.root.display().to_string()),
     ];
     lines.extend(record.os.clone().map(|os| ("OS", os)));
+    lines.extend(record.init.map(|init| ("Init", init.to_string())));
     lines.extend(record.unit.clone().map(|unit| ("Unit", unit)));
     lines.push(("Clocks", clocks(record.clocks)));
     lines.extend(interfaces(&record.links));
