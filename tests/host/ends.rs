@@ -165,7 +165,7 @@ pub(crate) fn steer() {
     assert!(!listed().contains(&name));
 }
 
-/// machined asks polkit about who is not root; nobody is there to say yes.
+/// machined asks polkit about who is not root.
 pub(crate) fn another_user() {
     let machine = Machine::hold("others", &["--register=yes"]);
     let name = machine.name.as_str();
@@ -182,7 +182,39 @@ pub(crate) fn another_user() {
     }
     assert_eq!(shown(name, "Leader"), machine.leader());
     assert!(nobody("status").status.success());
-    machine.stop();
+
+    // Whom polkit grants it, it is granted; what machined has no method for stays root's.
+    let rule = Rule::new("org.freedesktop.machine1.manage-machines");
+    let (code, text) = refused(&nobody("freeze"));
+    assert!(code == Some(1) && text.contains("only root or its owner may"), "{text}");
+    let terminated = nobody("terminate");
+    drop(rule);
+    assert!(terminated.status.success(), "{terminated:?}");
+    machine.assert_gone();
+    assert_eq!(machine.end().code, Some(137));
+}
+
+/// A rule of polkit's that lets nobody do something.
+struct Rule;
+
+impl Rule {
+    const PATH: &str = "/etc/polkit-1/rules.d/00-osier.rules";
+
+    fn new(action: &str) -> Self {
+        let text = format!(
+            "polkit.addRule(function(action, subject) {{\n    if (action.id == \"{action}\" && subject.user == \"nobody\")\n        return polkit.Result.YES;\n}});\n"
+        );
+        fs::write(Self::PATH, text).expect("a rule");
+        said("systemctl", &["restart", "polkit.service"]);
+        Self
+    }
+}
+
+impl Drop for Rule {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(Self::PATH);
+        said("systemctl", &["stop", "polkit.service"]);
+    }
 }
 
 /// Machines that are made and ended side by side.
