@@ -213,6 +213,26 @@ fn a_watcher_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
+fn a_terminal_that_is_stopped_does_not_outlive_the_machine() {
+    let tree = Tree::minimal();
+    let machine = machine(&tree);
+    let mut keyboard = Attached::new(tree.name());
+    keyboard.says("echo at''hand", "athand");
+    keyboard.terminal.stop_output();
+    // More than the pty, the queues and the user's terminal hold: the console stands still.
+    machine.sh("(yes | head -c 1000000) > /dev/console 2>&1 &");
+    std::thread::sleep(Duration::from_millis(300));
+    let ended = output(&mut osier(["terminate", tree.name()]));
+    assert!(ended.status.success(), "{ended:?}");
+    // Its reader, a pipe, has got what there was.
+    let (status, console, _) = machine.end();
+    assert_eq!(status, 137);
+    assert!(console.contains("y\r\ny\r\n"), "{} bytes", console.len());
+    keyboard.terminal.start_output();
+    keyboard.assert_end(137);
+}
+
+#[test]
 fn a_killed_front_leaves_its_terminal_usable_and_the_machine_alone() {
     let tree = Tree::minimal();
     let machine = machine(&tree);
