@@ -72,6 +72,15 @@ impl Drop for Attached {
     }
 }
 
+/// A machine that a terminal has detached from has no parent: a test that failed would leave it.
+struct Detached<'t>(&'t Tree);
+
+impl Drop for Detached<'_> {
+    fn drop(&mut self) {
+        let _ = output(&mut osier(["terminate", self.0.name()]));
+    }
+}
+
 /// A machine that nobody's terminal is attached to; its console's output goes to a pipe.
 fn machine(tree: &Tree) -> Machine {
     let machine = Machine::minimal(tree, &[]);
@@ -94,6 +103,7 @@ fn a_machine_that_was_detached_from_is_attached_to_with_its_screen() {
     let mut osier = osier(["boot"]);
     osier.arg(tree.path()).env("TERM", "xterm-test");
     let mut front = boot.spawn(&osier);
+    let _guard = Detached(&tree);
     boot.await_text("osier-minimal: ready");
     boot.await_raw();
     boot.press("echo one''two\r");
@@ -171,6 +181,7 @@ fn the_terminal_that_booted_has_the_keyboard_until_it_detaches() {
     let mut osier = osier(["boot"]);
     osier.arg(tree.path());
     let mut front = boot.spawn(&osier);
+    let _guard = Detached(&tree);
     boot.await_text("osier-minimal: ready");
     boot.await_raw();
     let mut attached = Attached::start(tree.name(), &[]);
