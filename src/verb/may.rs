@@ -58,7 +58,8 @@ fn is_master(record: &Record) -> bool {
     caller.is_root() || caller.as_raw() == record.owner
 }
 
-fn refusal(name: &str, action: &str) -> Error {
+/// That of who is neither.
+pub(super) fn refusal(name: &str, action: &str) -> Error {
     Error::new(Kind::Permission, format!("cannot {action} '{name}'"))
         .because("only root or its owner may")
         .hint("run it as root, with sudo for instance")

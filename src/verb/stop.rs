@@ -9,13 +9,14 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Signal as KernelSignal, pidfd_send_signal};
 
-use super::may::{Way, refused, way};
+use super::may::{Way, refusal, refused, way};
 use super::target::{Target, await_end, deadline, find_all, listed, quoted, watch};
 use crate::bus::machined;
 use crate::cgroup::PAYLOAD;
 use crate::cgroup::freezer::{Freezer, Motion};
 use crate::cli::{Shutdown, Terminate};
 use crate::error::{Context, Error, Kind, Result};
+use crate::image;
 use crate::machine::process::{open_leader, open_supervisor};
 use crate::machine::record::{Record, Store};
 use crate::machine::watch::Outcome;
@@ -150,11 +151,20 @@ impl Request {
         }
     }
 
-    /// As machinectl does it, whose signals are for systemd and for sysvinit.
-    fn to_leader(self) -> i32 {
-        match self {
-            Self::PowerOff => Signal::realtime(4).number(),
-            Self::Reboot => libc::SIGINT,
+    /// Through machined, which can send a signal and no more: what the machine's init is known to take for the request;
+    /// `None` when that is no signal. Of a machine that is not osier's, as machinectl does it, for systemd and for sysvinit.
+    fn to_leader(self, target: &Target) -> Option<Signal> {
+        let wanted = match self {
+            Self::PowerOff => image::Shutdown::PowerOff,
+            Self::Reboot => image::Shutdown::Reboot,
+        };
+        match (target, self) {
+            (Target::Own(record), _) => match record.init?.way(wanted) {
+                image::Way::Signal(signal) => Some(signal),
+                image::Way::Command(_) => None,
+            },
+            (Target::Machined(_), Self::PowerOff) => Some(Signal::realtime(4)),
+            (Target::Machined(_), Self::Reboot) => Some(Signal::INT),
         }
     }
 }
@@ -180,7 +190,8 @@ fn ask_all(store: &Store, targets: Vec<Target>, ways: &[Way], request: Request) 
 fn ask(store: &Store, target: &Target, way: Way, request: Request) -> Result<()> {
     let action = request.action();
     let (Target::Own(record), Way::Direct) = (target, way) else {
-        return machined::kill(target.name(), machined::Whom::Leader, request.to_leader())
+        let signal = request.to_leader(target).ok_or_else(|| refusal(target.name(), action))?;
+        return machined::kill(target.name(), machined::Whom::Leader, signal.number())
             .map_err(|error| refused(target.name(), action, &error));
     };
     let what = || format!("cannot {action} '{}'", record.name);

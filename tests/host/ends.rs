@@ -187,6 +187,16 @@ pub(crate) fn another_user() {
     let rule = Rule::new("org.freedesktop.machine1.manage-machines");
     let (code, text) = refused(&nobody("freeze"));
     assert!(code == Some(1) && text.contains("only root or its owner may"), "{text}");
+    // A command that runs as PID 1 has no signal for a shutdown that machined could send.
+    let (code, text) = refused(&nobody("poweroff"));
+    assert!(code == Some(1) && text.contains("only root or its owner may"), "{text}");
+    let booted = Machine::boot("booted", &["--register=yes"]);
+    let off = tried(
+        "setpriv",
+        &["--reuid=65534", "--regid=65534", "--clear-groups", &program, "poweroff", &booted.name],
+    );
+    assert!(off.status.success(), "{off:?}");
+    assert_eq!(booted.end().code, Some(0));
     let terminated = nobody("terminate");
     drop(rule);
     assert!(terminated.status.success(), "{terminated:?}");
