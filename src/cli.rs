@@ -49,10 +49,6 @@ pub enum Verb {
     Enable(Enable),
     /// Have machines no longer booted with the host
     Disable(Enable),
-    /// Attach the terminal to the console of a machine that runs
-    Attach(Attach),
-    /// Show what a machine has logged
-    Logs(Logs),
     /// List the machines that run
     List(List),
     /// Show how a machine is, for people
@@ -61,10 +57,14 @@ pub enum Verb {
     Show(Show),
     /// Show what the machines use, again and again
     Top(Top),
+    /// Show what a machine has logged
+    Logs(Logs),
     /// Log in to a machine that runs, at a prompt of its own
     Login(Login),
     /// Open a shell, or run a command, in a machine that runs
     Shell(Shell),
+    /// Attach the terminal to the console of a machine that runs
+    Attach(Attach),
     /// Shut machines down, and wait until they have ended
     Poweroff(Shutdown),
     /// Shut machines down and boot them again, and wait until they do
@@ -79,12 +79,12 @@ pub enum Verb {
     Thaw(Freeze),
     /// Wait until machines have ended
     Wait(Wait),
+    /// Limit what a running machine may use, now and from now on
+    Set(Set),
     /// Copy a file or a tree of the host's into a machine
     CopyTo(CopyTo),
     /// Copy a file or a tree of a machine's to the host
     CopyFrom(CopyFrom),
-    /// Limit what a running machine may use, now and from now on
-    Set(Set),
     /// Mount a file or a directory of the host's in a machine that runs
     Bind(Bind),
     /// Say what this host can do, and what to do about what is missing
