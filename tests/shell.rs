@@ -383,6 +383,14 @@ fn login_is_the_trees_own() {
     terminal.press("exit\r");
     assert_eq!(code(wait(&mut child, &|| terminal.screen())), 0);
     terminal.assert_as_found();
+    // Without a terminal it is on one of the machine's all the same, and ends when it is told to.
+    let mut command = osier(["login", tree.name()]);
+    let mut login = Running(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+    let keyboard = login.0.stdin.take();
+    await_that("the prompt", || !sessions(tree.name()).is_empty());
+    login.signal(Signal::SIGTERM);
+    assert_eq!(login.end(), 0);
+    drop(keyboard);
     machine.sh("for program in /bin/busybox /usr/bin/busybox /bin/login; do [ -e $program ] && mv $program $program.away; done; true");
     let output = output(&mut osier(["login", tree.name()]));
     assert_eq!(output.status.code(), Some(1));

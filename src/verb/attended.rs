@@ -202,7 +202,9 @@ impl Seat {
     /// Moves what can be moved without waiting.
     fn turn(&mut self) -> io::Result<Option<Told>> {
         if let Some(number) = self.signals.pending().next() {
-            return Ok(Some(Told::Signal(number)));
+            // What runs on a terminal gets its signals from the keys; whoever wants the end of osier hangs it up.
+            let hangs_up = matches!(self.line, Line::Pty(_)) && ![SIGUSR1, SIGUSR2].contains(&number);
+            return Ok(Some(if hangs_up { Told::HangUp } else { Told::Signal(number) }));
         }
         if let Some(told) = self.hear_front()? {
             return Ok(Some(told));
