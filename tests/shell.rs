@@ -229,7 +229,7 @@ fn names_that_no_machine_has_and_machines_that_cannot_be_entered() {
     let tree = Tree::minimal();
     let machine = Machine::minimal(&tree, &[]);
     let name = tree.name();
-    let (status, text) = refused(&[&name[..name.len() - 1], "id"]);
+    let (status, text) = refused(&[&format!("{name}x"), "id"]);
     assert_eq!(status, 125);
     assert!(text.contains(&format!("hint: did you mean '{name}'?")), "{text}");
     assert_eq!(refused(&["@web", "id"]).0, 2);
