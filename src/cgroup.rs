@@ -60,6 +60,10 @@ impl Cgroup {
     /// `EEXIST` when the machine's directory is there with processes in it; what mkdir(2) gives otherwise.
     pub fn make(mount: &Path, relative: &Path) -> io::Result<Self> {
         let path = mount.join(relative);
+        if is_populated(&path) {
+            // Not ours to kill at the end.
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         for _ in 0..3 {
             match make_directories(mount, &path) {
                 // The end of another machine removed the empty slice above just now.
@@ -207,6 +211,12 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+/// Whether there are processes in it or below; not where it is not there (cgroup-v2.rst, cgroup.events).
+fn is_populated(path: &Path) -> bool {
+    let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "populated 1")
 }
 
 fn make_directories(mount: &Path, path: &Path) -> io::Result<()> {

@@ -224,7 +224,7 @@ fn clocks(clocks: Clocks) -> String {
 /// `4711 (systemd)`.
 fn process(pid: u64) -> String {
     match fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => format!("{pid} ({})", name.trim_end()),
+        Ok(name) => format!("{pid} ({})", harmless(name.trim_end())),
         Err(_) => pid.to_string(),
     }
 }
@@ -251,25 +251,23 @@ fn branches(node: &Node, indent: &str, text: &mut String) {
     }
     for (position, child) in children.into_iter().enumerate() {
         let (branch, below) = mark(node.processes.len() + position);
-        let _ = writeln!(text, "{indent}{branch}{}", child.name);
+        let _ = writeln!(text, "{indent}{branch}{}", harmless(&child.name));
         branches(child, &format!("{indent}{below}"), text);
     }
 }
 
-/// The command line of a process; a machine's own text, so that control characters are not printed as they are.
+/// The command line of a process.
 fn command(pid: u64) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let line: String = String::from_utf8_lossy(&line)
-        .trim_end_matches('\0')
-        .chars()
-        .map(|char| if char == '\0' { ' ' } else { char })
-        .flat_map(
-            |char| {
-                if char.is_control() { char.escape_default().collect::<Vec<_>>() } else { vec![char] }
-            },
-        )
-        .collect();
-    if line.is_empty() { process(pid) } else { line }
+    let line = String::from_utf8_lossy(&line).trim_end_matches('\0').replace('\0', " ");
+    if line.is_empty() { process(pid) } else { harmless(&line) }
+}
+
+/// A machine's own words: a terminal would obey the control characters in them.
+fn harmless(text: &str) -> String {
+    let escape =
+        |char: char| if char.is_control() { char.escape_default().collect() } else { char.to_string() };
+    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]
@@ -283,6 +281,11 @@ mod tests {
         {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn a_machines_words_are_no_escape_sequences() {
+        assert_eq!(harmless("a\x1b]0;x\x07 gr\u{fc}n"), "a\\u{1b}]0;x\\u{7} gr\u{fc}n");
     }
 
     #[test]

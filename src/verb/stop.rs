@@ -215,20 +215,26 @@ pub fn terminate(options: &Terminate, store: &Store) -> Result<()> {
     let deadline = deadline(options.timeout.as_deref(), Some(CLEANUP))?;
     let (targets, ways) = allowed(store, &options.names, "terminate")?;
     let watch = watch(store, &targets)?;
-    let mut direct = Vec::new();
     let mut verdict = Ok(());
-    for (target, way) in targets.iter().zip(ways) {
-        match (target, way) {
-            (Target::Own(record), Way::Direct) => direct.push(Execution { record, killed: None }),
-            _ => {
-                let asked = machined::terminate(target.name());
-                verdict = verdict.and(asked.map_err(|error| refused(target.name(), "terminate", &error)));
-            }
+    // Who is refused is not waited for.
+    let (mut own, mut others) = (Vec::new(), Vec::new());
+    for (target, way) in targets.into_iter().zip(ways) {
+        if matches!((&target, way), (Target::Own(_), Way::Direct)) {
+            own.push(target);
+            continue;
+        }
+        match machined::terminate(target.name()) {
+            Ok(()) => others.push(target),
+            Err(error) => verdict = verdict.and(Err(refused(target.name(), "terminate", &error))),
         }
     }
-    let left = await_end(store, &targets, watch, deadline, || {
+    let count = own.len();
+    let waited: Vec<Target> = own.into_iter().chain(others).collect();
+    let records = waited[..count].iter().filter_map(Target::own);
+    let mut direct: Vec<_> = records.map(|record| Execution { record, killed: None }).collect();
+    let left = await_end(store, &waited, watch, deadline, || {
         let killed: Vec<_> = direct.iter_mut().map(|execution| execution.proceed(store)).collect();
-        killed.into_iter().chain([verdict.clone()]).collect()
+        killed.into_iter().collect()
     })?;
     verdict?;
     if left.is_empty() {

@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::unknown;
 use crate::bus::{self, machined};
 use crate::duration;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::machine::process::is_supervised;
 use crate::machine::record::{Record, Store};
 use crate::machine::watch::{Outcome, Watch};
@@ -135,13 +135,14 @@ pub(super) fn await_end<'t>(
 /// Waits for the leader's end, then for machined to notice.
 fn await_oblivion(machine: &machined::Machine, deadline: Option<Instant>) -> Result<Outcome> {
     let what = || format!("cannot wait for '{}'", machine.name);
-    let knows = || {
+    let knows = || -> Result<bool> {
         // As long as machined names it the leader's number is the leader's.
-        let now = machined::get(&machine.name).ok().flatten();
-        now.is_some_and(|now| now.leader == machine.leader)
+        let now =
+            machined::get(&machine.name).map_err(|error| Error::new(Kind::Failed, what()).because(error))?;
+        Ok(now.is_some_and(|now| now.leader == machine.leader))
     };
     if let Some(leader) = open(machine.leader)
-        && knows()
+        && knows()?
     {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // More than the kernel can count is no end either.
@@ -149,7 +150,7 @@ fn await_oblivion(machine: &machined::Machine, deadline: Option<Instant>) -> Res
         rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&leader, PollFlags::IN)], left.as_ref()))
             .context(what)?;
     }
-    while knows() {
+    while knows()? {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(Outcome::TimedOut);
         }
