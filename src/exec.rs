@@ -61,9 +61,13 @@ fn candidates(program: &OsStr, environment: &[(String, OsString)]) -> Vec<Vec<u8
     if name.contains(&b'/') {
         return vec![name.to_vec()];
     }
+    if name.is_empty() {
+        return Vec::new();
+    }
     let path = environment.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_bytes());
     path.unwrap_or(b"/usr/bin:/bin")
         .split(|byte| *byte == b':')
-        .map(|dir| [dir, b"/", name].concat())
+        // An empty one is the working directory (man 7 environ).
+        .map(|dir| [if dir.is_empty() { b"." } else { dir }, b"/", name].concat())
         .collect()
 }

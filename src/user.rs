@@ -67,7 +67,7 @@ impl User {
     /// # Errors
     /// [`NoSuchUser`] for a name that is not there; root is always there.
     pub fn find(wanted: &str, passwd: &str, group: &str) -> Result<Self, NoSuchUser> {
-        let number: Option<u32> = wanted.parse().ok();
+        let number = parse_id(wanted);
         let entry = passwd.lines().find_map(|line| {
             let entry = parse_passwd(line)?;
             (entry.name == wanted || number == Some(entry.uid)).then_some(entry)
@@ -106,14 +106,19 @@ pub fn find_group(wanted: &str, group: &str) -> Result<u32, NoSuchGroup> {
     found.or((wanted == "root").then_some(0)).ok_or(NoSuchGroup)
 }
 
+/// An ID; not the one that is none: to setresuid(2) and its like it says "leave it as it is".
+fn parse_id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
+}
+
 fn parse_passwd(line: &str) -> Option<User> {
     let fields: Vec<_> = line.split(':').collect();
     let [name, _, uid, gid, _, home, shell] = fields[..] else { return None };
     let shell = if shell.is_empty() { "/bin/sh" } else { shell };
     Some(User {
         name: name.to_owned(),
-        uid: uid.parse().ok()?,
-        gid: gid.parse().ok()?,
+        uid: parse_id(uid)?,
+        gid: parse_id(gid)?,
         groups: Vec::new(),
         home: home.to_owned(),
         shell: shell.to_owned(),

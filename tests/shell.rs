@@ -119,6 +119,7 @@ fn the_status_is_relayed() {
             text.starts_with(&format!("osier: cannot open a shell in '{name}': cannot execute '{command}'")),
             "{text}"
         );
+        assert_eq!(sessions(name), Vec::<String>::new(), "of one that never ran nothing stays");
     }
     machine.signal(Signal::SIGTERM);
     machine.end();

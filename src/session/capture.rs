@@ -1,6 +1,5 @@
 //! A command in a machine whose output is wanted, not shown.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -69,25 +68,25 @@ fn read(session: &Session, output: &OwnedFd, deadline: Instant) -> io::Result<Op
         }
         rustix::io::retry_on_intr(|| poll(&mut set, Some(&left)))?;
         let ended = !set[0].revents().is_empty();
+        let before = text.len();
         open = open && take(output, &mut text)?;
-        if ended {
+        // What it wrote last is in the pipe still; what it left running may write for ever.
+        if ended && (!open || text.len() == before) {
             return Ok(Some(text));
         }
     }
 }
 
-/// Takes what is there; whether more may come.
+/// Takes what is there, in one read, so that a busy writer cannot keep the clock from being looked at; whether more may come.
 fn take(output: &OwnedFd, text: &mut Vec<u8>) -> io::Result<bool> {
-    use std::io::Read;
-    let mut part = [0; 4096];
-    let mut file = File::from(output.try_clone()?);
-    loop {
-        match file.read(&mut part) {
-            Ok(0) => return Ok(false),
-            Ok(count) => text.extend_from_slice(&part[..count.min(MOST - text.len())]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    let mut part = [0; 1 << 16];
+    match rustix::io::retry_on_intr(|| rustix::io::read(output, &mut part)) {
+        Ok(0) => Ok(false),
+        Ok(count) => {
+            text.extend_from_slice(&part[..count.min(MOST - text.len())]);
+            Ok(true)
         }
+        Err(rustix::io::Errno::AGAIN) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use nix::sys::stat::{Mode, umask};
@@ -16,7 +16,7 @@ use super::{Command, Directory, Entry, FromInside, Standard};
 use crate::console::{Streams, pty};
 use crate::error::failure::{Failure, step};
 use crate::exec;
-use crate::sys::{Cloned, clone_sibling, close_at_exec_from, exit_now};
+use crate::sys::{Cloned, clone_sibling, close_at_exec_from, close_range, exit_now};
 use crate::wire::Wire;
 
 /// The group of terminals, in every distribution; the machine's devpts is mounted with it (plan/files.rs).
@@ -41,9 +41,17 @@ pub(super) fn enter(
         Ok(prepared) => prepared,
         Err(failure) => fail(&wire, failure),
     };
+    if let Err(failure) = close_others(entry, &terminal, master.as_ref(), leaf, &wire) {
+        fail(&wire, failure);
+    }
     match clone_sibling(0, leaf.map(AsFd::as_fd)) {
         Err(error) => fail(&wire, Failure::set_up("start a process in the machine", &error)),
         Ok(Cloned::New) => {
+            // Who is root inside sees this process from now on, and may take from it what it holds (man 2 pidfd_getfd).
+            if let Some(leaf) = leaf {
+                let fd = leaf.as_fd().as_raw_fd();
+                let _ = close_range(fd, fd);
+            }
             let Err(failure) = become_it(entry, command, &terminal);
             fail(&wire, failure)
         }
@@ -84,6 +92,35 @@ fn prepare<'a>(
             Ok((Terminal::Slave(slave), Some(master)))
         }
     }
+}
+
+/// Closes what the process does not need of osier's: the caller's terminal, the host's directories. Before the clone, after
+/// which the process is seen inside.
+fn close_others(
+    entry: &Entry,
+    terminal: &Terminal<'_>,
+    master: Option<&OwnedFd>,
+    leaf: Option<&Leaf>,
+    wire: &Wire,
+) -> Result<(), Failure> {
+    let mut kept = vec![entry.pidfd().as_raw_fd(), wire.as_fd().as_raw_fd()];
+    kept.extend(master.map(AsRawFd::as_raw_fd));
+    kept.extend(leaf.map(|leaf| leaf.as_fd().as_raw_fd()));
+    match terminal {
+        Terminal::Slave(slave) => kept.push(slave.as_raw_fd()),
+        Terminal::Streams(streams) => {
+            kept.extend([&streams.stdin, &streams.stdout, &streams.stderr].map(AsRawFd::as_raw_fd));
+        }
+    }
+    kept.sort_unstable();
+    let mut next = 3;
+    for fd in kept {
+        if fd > next {
+            step("close what was inherited", close_range(next, fd - 1))?;
+        }
+        next = next.max(fd + 1);
+    }
+    step("close what was inherited", close_range(next, RawFd::MAX))
 }
 
 fn enter_root(entry: &Entry) -> io::Result<()> {

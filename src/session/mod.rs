@@ -119,13 +119,21 @@ impl Session {
             Forked::Parent(pid) => Entrant(pid),
         };
         drop(inside);
-        let (pidfd, console) = born(&wire)?;
-        let session = Self { pidfd, console, ended: None, _leaf: leaf };
-        let executed = hear(&wire)?;
+        let heard = hear_out(&wire);
         drop(entrant);
-        match executed {
-            None => Ok(session),
-            Some(_) => Err(out_of_turn()),
+        let Heard { born, failure } = heard?;
+        let session = born.map(|(pidfd, console)| Self { pidfd, console, ended: None, _leaf: leaf });
+        match (session, failure) {
+            (Some(session), None) => Ok(session),
+            (Some(mut session), Some(failure)) => {
+                // It ends by itself; its cgroup can go only then.
+                let _ = session.signal(libc::SIGKILL);
+                let _ = session.wait();
+                Err(failure.into())
+            }
+            (None, Some(failure)) => Err(failure.into()),
+            (None, None) => Err(Error::new(Kind::Failed, "cannot enter the machine")
+                .because("the process that entered it died")),
         }
     }
 
@@ -185,30 +193,25 @@ impl Drop for Entrant {
     }
 }
 
-fn born(wire: &Wire) -> Result<(OwnedFd, Option<OwnedFd>)> {
-    match hear(wire)? {
-        Some(fds) => {
-            let mut fds = fds.into_iter();
-            let pidfd = fds.next().ok_or_else(out_of_turn)?;
-            Ok((pidfd, fds.next()))
-        }
-        None => {
-            Err(Error::new(Kind::Failed, "cannot enter the machine")
-                .because("the process that entered it died"))
-        }
-    }
+/// What came from inside.
+#[derive(Default)]
+struct Heard {
+    /// The process's pidfd, and the master of its pty.
+    born: Option<(OwnedFd, Option<OwnedFd>)>,
+    failure: Option<Failure>,
 }
 
-/// The next message's descriptors; `None` at the end of file. A step that failed is an error.
-fn hear(wire: &Wire) -> Result<Option<Vec<OwnedFd>>> {
-    match wire.receive::<FromInside>().context(|| "cannot hear the process in the machine")? {
-        Some((FromInside::Born, fds)) => Ok(Some(fds)),
-        Some((FromInside::Failed(failure), _)) => Err(failure.into()),
-        None => Ok(None),
+/// All that comes until the process has executed or ended. A failure of its may overtake the news of its birth.
+fn hear_out(wire: &Wire) -> Result<Heard> {
+    let mut heard = Heard::default();
+    while let Some((message, fds)) =
+        wire.receive::<FromInside>().context(|| "cannot hear the process in the machine")?
+    {
+        let mut fds = fds.into_iter();
+        match message {
+            FromInside::Born => heard.born = fds.next().map(|pidfd| (pidfd, fds.next())),
+            FromInside::Failed(failure) => heard.failure = heard.failure.or(Some(failure)),
+        }
     }
-}
-
-fn out_of_turn() -> Error {
-    Error::new(Kind::Failed, "cannot enter the machine")
-        .because("the process that entered it spoke out of turn")
+    Ok(heard)
 }
