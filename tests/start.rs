@@ -113,6 +113,9 @@ fn a_started_machine_goes_on_without_its_starter_and_its_console_is_kept() {
     assert!(!named.log().with_extension("log.2").exists());
     named.end();
     assert!(named.console().contains("osier-minimal: poweroff"), "{}", named.console());
+    let hint = format!("hint: there is an image of that name; `osier start {}` boots it", named.name);
+    let gone = format!("no machine '{}' is running", named.name);
+    assert_refused(&output(&mut osier(["status", &named.name])), &[&gone, &hint]);
 }
 
 #[test]

@@ -157,6 +157,9 @@ fn unknown(store: &Store, name: &str) -> Error {
     let names: Vec<_> = store.list().unwrap_or_default().into_iter().map(|record| record.name).collect();
     match closest(name, &names) {
         Some(close) => error.hint(format!("did you mean '{close}'?")),
+        None if !name.contains('/') && crate::image::find(name).is_ok() => {
+            error.hint(format!("there is an image of that name; `osier start {name}` boots it"))
+        }
         None => error.hint("see `osier list`"),
     }
 }
