@@ -6,7 +6,7 @@
 pub mod failure;
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +111,11 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Writes to standard error. That nobody reads it any more is no reason to end a machine, as a panic of `eprint!` would.
+pub fn say(text: impl fmt::Display) {
+    let _ = write!(io::stderr().lock(), "{text}");
+}
 
 /// An I/O error's text as it stands in a sentence: lower case, without `(os error N)`.
 pub fn reason(error: &io::Error) -> String {

@@ -1,6 +1,5 @@
 //! Parse, run the verb, leave with its exit code: the only place where the process ends.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -52,5 +51,5 @@ fn report(error: &Error) {
 
 /// A line to standard error; when that is closed there is nobody to tell.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    osier::error::say(format_args!("{line}\n"));
 }

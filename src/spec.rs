@@ -19,7 +19,7 @@ use crate::ids::MachineId;
 use crate::image::{FoundInit, Init};
 use crate::mount::op::Access;
 use crate::name::MachineName;
-use crate::settings::{Setting, Settings};
+use crate::settings::{Origin, Setting, Settings};
 
 pub use mounts::{ExtraMount, parse_inside};
 pub use ways::Ways;
@@ -368,6 +368,10 @@ fn resolve_payload(settings: &Settings, facts: &Facts) -> Result<Payload> {
 /// What is no name of an environment variable.
 pub fn parse_variable(setting: &Setting) -> Result<Option<(String, OsString)>> {
     let (name, value) = match setting.text.split_once('=') {
+        // The caller's own is nothing for who wrote a file that came with an image.
+        None if !matches!(setting.origin, Origin::Flag(_)) => {
+            return Err(setting.refuse("not an assignment, NAME=VALUE"));
+        }
         Some((name, value)) => (name, Some(OsString::from(value))),
         None => (setting.text.as_str(), std::env::var_os(&setting.text)),
     };

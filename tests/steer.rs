@@ -365,3 +365,19 @@ fn debian_powers_off_and_reboots_by_the_verbs() {
     assert_eq!(machine.end().0, 0);
     assert_eq!(leftovers::of(&name, &debian()), Vec::<String>::new());
 }
+
+#[test]
+fn terminate_waits_for_no_reader_that_does_not_read() {
+    let tree = Tree::minimal();
+    // Its standard output is a pipe that nobody reads, and full.
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut supervisor = osier(["boot"]).arg(tree.path()).stdout(writer).spawn().unwrap();
+    let leader = support::await_some("the machine", || show(tree.name()))["leader"].as_u64().unwrap();
+    let leader = u32::try_from(leader).unwrap();
+    let script = "(yes > /dev/console) >/dev/null 2>&1 & sleep 0.5";
+    assert!(support::machine::enter(leader, &["sh", "-c", script]).status.success());
+    quietly(&["terminate", tree.name()]);
+    assert_eq!(support::machine::code(supervisor.wait().unwrap()), 137);
+    leftovers::assert_none(tree.name(), &tree.path());
+    drop(reader);
+}

@@ -30,7 +30,7 @@ pub(super) fn live(wire: Wire) -> ! {
         clerk.serve(&terminated)?;
         if let Err(error) = clerk.release() {
             // Nobody is left to be told but the operator.
-            eprintln!("osier: cannot unregister: {error}");
+            crate::error::say(format_args!("osier: cannot unregister: {error}\n"));
         }
         io::Result::Ok(())
     }));

@@ -7,14 +7,17 @@ use std::num::NonZeroU16;
 
 use vt100::{MouseProtocolMode, Parser, Screen};
 
+/// No terminal has more; whoever is root inside can say that the console has, and the memory for it would be the host's.
+const MOST: u16 = 1000;
+
 /// A screen, as the console's programs have left it.
 pub struct Replay(Parser);
 
 impl Replay {
     /// Works it out from the last bytes written to a console of `rows` and `columns`; 24 and 80 where they are not known.
     pub fn of(bytes: &[u8], rows: u16, columns: u16) -> Self {
-        let rows = NonZeroU16::new(rows).unwrap_or(const { NonZeroU16::new(24).unwrap() });
-        let columns = NonZeroU16::new(columns).unwrap_or(const { NonZeroU16::new(80).unwrap() });
+        let rows = NonZeroU16::new(rows.min(MOST)).unwrap_or(const { NonZeroU16::new(24).unwrap() });
+        let columns = NonZeroU16::new(columns.min(MOST)).unwrap_or(const { NonZeroU16::new(80).unwrap() });
         let mut parser = Parser::new(rows, columns, 0);
         parser.process(bytes);
         Self(parser)
@@ -61,6 +64,14 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_console_that_claims_to_be_huge_is_not_believed() {
+        let replay = Replay::of(b"\x1b[?1049htext", u16::MAX, u16::MAX);
+        let (rows, columns) = replay.screen().size();
+        assert_eq!((rows.get(), columns.get()), (MOST, MOST));
+        assert_eq!(replay.as_text(), "text\n");
+    }
 
     #[test]
     fn a_terminal_comes_to_the_same_screen() {

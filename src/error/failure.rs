@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Kind, reason};
 
+/// As many characters of a step are said.
+const LONGEST: usize = 1000;
+
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -41,17 +44,30 @@ pub enum Phase {
 impl Failure {
     /// A step of setting up that failed with `error`.
     pub fn set_up(step: impl fmt::Display, error: &io::Error) -> Self {
-        Self { step: step.to_string(), cause: Cause::of(error), phase: Phase::SetUp }
+        Self { step: shortened(step), cause: Cause::of(error), phase: Phase::SetUp }
     }
 
     /// A step of setting up that cannot be, for this reason.
     pub fn refused(step: impl fmt::Display, reason: impl fmt::Display) -> Self {
-        Self { step: step.to_string(), cause: Cause::Words(reason.to_string()), phase: Phase::SetUp }
+        Self { step: shortened(step), cause: Cause::Words(reason.to_string()), phase: Phase::SetUp }
     }
 
     /// Executing `program` failed with `error`.
     pub fn execute(program: impl fmt::Display, error: &io::Error) -> Self {
-        Self { step: format!("execute '{program}'"), cause: Cause::of(error), phase: Phase::Execute }
+        Self {
+            step: shortened(format_args!("execute '{program}'")),
+            cause: Cause::of(error),
+            phase: Phase::Execute,
+        }
+    }
+}
+
+/// The text of a step, which has to fit into one packet of the wire whatever the operator has typed.
+fn shortened(step: impl fmt::Display) -> String {
+    let text = step.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
     }
 }
 

@@ -138,8 +138,8 @@ impl Attachment {
         let Line::Pty(forwarder) = &mut self.line else { return Ok(()) };
         forwarder.detach();
         if let Some(front) = self.front.take() {
-            // Without the screen it goes all the same.
-            front.detach(forwarder.snapshot().ok().as_ref())?;
+            // Without the screen it goes all the same, and one that has gone already is no reason to end a machine.
+            let _ = front.detach(forwarder.snapshot().ok().as_ref());
         }
         release_standard_streams()
     }

@@ -58,7 +58,8 @@ impl Errand {
                 return deliver(&running.leader, signal);
             }
             Way::Signal(_) => None,
-            Way::Command(argv) => Some(Child::start(argv, running)?),
+            // Where no process is to be had now, as at the unit's limit of tasks, it is tried again.
+            Way::Command(argv) => Child::start(argv, running).ok(),
         };
         self.0 = Some(Pending { way, child, next: Instant::now() + SOON, pace: SOON });
         Ok(())
@@ -96,7 +97,10 @@ impl Errand {
                 return deliver(&running.leader, signal).map(|()| None);
             }
             Way::Signal(_) => pending.delay(now),
-            Way::Command(argv) => pending.child = Some(Child::start(argv, running)?),
+            Way::Command(argv) => match Child::start(argv, running) {
+                Ok(child) => pending.child = Some(child),
+                Err(_) => pending.delay(now),
+            },
         }
         Ok(None)
     }

@@ -225,11 +225,14 @@ fn perform(act: Act, running: &Running, errand: &mut Errand, manner: Manner) -> 
     errand.send(running, way)
 }
 
+/// So many reports are read in one turn.
+const NOTICES: usize = 64;
+
 /// The machine goes on; who asked has to know why.
 fn complain(error: &Error) {
     tell(&format!("STATUS={error}"));
     // The terminal may be raw: a line's end alone would not return the carriage.
-    eprint!("osier: {error}\r\n");
+    crate::error::say(format_args!("osier: {error}\r\n"));
 }
 
 /// What the payload's init said.
@@ -243,7 +246,9 @@ enum Said {
 fn hear_init(running: &Running) -> Option<Said> {
     let socket = running.notify.as_ref()?;
     let mut said = None;
-    while let Ok(Some(notice)) = notify::recv(socket.as_fd()) {
+    // Anybody inside can write to it, faster than it is read: the rest is for the next turn.
+    for _ in 0..NOTICES {
+        let Ok(Some(notice)) = notify::recv(socket.as_fd()) else { break };
         if notice.sender != Some(running.leader.pid()) {
             continue;
         }

@@ -139,6 +139,8 @@ fn make_pty(uid: u32) -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// From a clone of the entrant to the program; returns only with the reason why not.
 fn become_it(entry: &Entry, command: &Command, terminal: &Terminal<'_>) -> Result<Infallible, Failure> {
+    // First: osier's handlers would swallow the signal by which this is to end with it.
+    step("reset signals", exec::reset_signals())?;
     step("end with osier", set_parent_process_death_signal(Some(Signal::HUP)))?;
     if entry.namespaces().contains(ThreadNameSpaceType::CONTROL_GROUP) {
         let cgroup = ThreadNameSpaceType::CONTROL_GROUP;
@@ -164,7 +166,6 @@ fn become_it(entry: &Entry, command: &Command, terminal: &Terminal<'_>) -> Resul
             Err(_) => step("enter '/'", enter(Path::new("/")))?,
         },
     }
-    step("reset signals", exec::reset_signals())?;
     let error = exec::execute(&command.program, &command.argv, &command.environment);
     Err(Failure::execute(command.program.display(), &error))
 }

@@ -119,9 +119,8 @@ impl Session {
             Forked::Parent(pid) => Entrant(pid),
         };
         drop(inside);
-        let heard = hear_out(&wire);
+        let Heard { born, failure } = hear_out(&wire);
         drop(entrant);
-        let Heard { born, failure } = heard?;
         let session = born.map(|(pidfd, console)| Self { pidfd, console, ended: None, _leaf: leaf });
         match (session, failure) {
             (Some(session), None) => Ok(session),
@@ -202,16 +201,22 @@ struct Heard {
 }
 
 /// All that comes until the process has executed or ended. A failure of its may overtake the news of its birth.
-fn hear_out(wire: &Wire) -> Result<Heard> {
+fn hear_out(wire: &Wire) -> Heard {
     let mut heard = Heard::default();
-    while let Some((message, fds)) =
-        wire.receive::<FromInside>().context(|| "cannot hear the process in the machine")?
-    {
+    loop {
+        let (message, fds) = match wire.receive::<FromInside>() {
+            Ok(Some(said)) => said,
+            Ok(None) => return heard,
+            Err(error) => {
+                let failure = Failure::set_up("hear the process in the machine", &error);
+                heard.failure = heard.failure.or(Some(failure));
+                return heard;
+            }
+        };
         let mut fds = fds.into_iter();
         match message {
             FromInside::Born => heard.born = fds.next().map(|pidfd| (pidfd, fds.next())),
             FromInside::Failed(failure) => heard.failure = heard.failure.or(Some(failure)),
         }
     }
-    Ok(heard)
 }

@@ -1,13 +1,19 @@
 //! Keys of `[X-Osier]` written into a settings file: what they were is replaced where it stood, and everything else stays
 //! byte for byte as it was.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::ini::{self, Malformed};
 use super::nspawn::OWN;
+
+/// So long somebody else may take to write a file.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often is looked whether they have.
+const PACE: Duration = Duration::from_millis(10);
 
 /// `text` with these assignments in its `[X-Osier]`. Of a key whose values begin with a device (`IO…`), the one of the same
 /// device is replaced.
@@ -89,7 +95,15 @@ impl Held {
         let made = (!directory.exists()).then(|| directory.to_owned());
         fs::create_dir_all(directory)?;
         let lock = File::open(directory)?;
-        lock.lock()?;
+        // Whoever can read the directory can lock it too, and keep it.
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = lock.try_lock() {
+            match error {
+                TryLockError::WouldBlock if Instant::now() < deadline => std::thread::sleep(PACE),
+                TryLockError::WouldBlock => return Err(io::Error::from_raw_os_error(libc::EBUSY)),
+                TryLockError::Error(error) => return Err(error),
+            }
+        }
         Ok(Self { path, _lock: lock, made })
     }
 

@@ -24,7 +24,7 @@ pub fn execute(options: &Attach, store: &Store) -> Result<u8> {
     let say = |text: &str| {
         if !options.quiet {
             // The terminal is raw: a line's end alone would not return the carriage.
-            eprint!("\r\nosier: {text}\r\n");
+            crate::error::say(format_args!("\r\nosier: {text}\r\n"));
         }
     };
     let end = attach(socket, hello, |told| say(words(told))).context(what)?;

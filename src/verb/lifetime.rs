@@ -92,7 +92,7 @@ impl<'a> Sources<'a> {
         }
         let (file, warnings) = nspawn::read(&found)?;
         for warning in warnings.iter().filter(|_| !invocation.quiet) {
-            eprintln!("osier: {warning}");
+            crate::error::say(format_args!("osier: {warning}\n"));
         }
         Ok(if mode == "override" { file.over(said) } else { said.over(file) })
     }
@@ -102,9 +102,10 @@ impl<'a> Sources<'a> {
     fn reread_limits(&self, spec: &mut MachineSpec) {
         match self.settings().and_then(|settings| MachineSpec::resolve_limits(&settings)) {
             Ok(limits) => spec.limits = limits,
-            Err(error) => {
-                eprintln!("osier: '{}' keeps the limits that it was started with: {error}", spec.name)
-            }
+            Err(error) => crate::error::say(format_args!(
+                "osier: '{}' keeps the limits that it was started with: {error}\n",
+                spec.name
+            )),
         }
     }
 }
@@ -141,7 +142,7 @@ fn on_terminal(terminal: Terminal, spec: MachineSpec, plan: LaunchPlan, sources:
             let end = front::run(supervisor, fronts, terminal).context(|| "cannot hold the terminal")?;
             Ok(match end {
                 FrontEnd::Detached => {
-                    eprintln!("\nosier: detached; machine '{}' goes on", spec.name);
+                    crate::error::say(format_args!("\nosier: detached; machine '{}' goes on\n", spec.name));
                     0
                 }
                 FrontEnd::Ended(code) => Ended::Exited(code).code(),
@@ -230,6 +231,6 @@ fn can_reboot(plan: &LaunchPlan) -> bool {
 fn announce(spec: &MachineSpec, quiet: bool, what: &str) {
     if !quiet && spec.console == Mode::Interactive && spec.verb() == "boot" {
         // The terminal is raw: a line's end alone would not return the carriage.
-        eprint!("osier: machine '{}' {what}\r\n", spec.name);
+        crate::error::say(format_args!("osier: machine '{}' {what}\r\n", spec.name));
     }
 }

@@ -155,11 +155,10 @@ fn unknown(store: &Store, name: &str) -> Error {
     }
     let error = Error::new(Kind::NotFound, format!("no machine '{name}' is running"));
     let names: Vec<_> = store.list().unwrap_or_default().into_iter().map(|record| record.name).collect();
+    let is_image = !name.contains('/') && crate::image::find(name).is_ok();
     match closest(name, &names) {
+        _ if is_image => error.hint(format!("there is an image of that name; `osier start {name}` boots it")),
         Some(close) => error.hint(format!("did you mean '{close}'?")),
-        None if !name.contains('/') && crate::image::find(name).is_ok() => {
-            error.hint(format!("there is an image of that name; `osier start {name}` boots it"))
-        }
         None => error.hint("see `osier list`"),
     }
 }

@@ -59,7 +59,7 @@ pub fn execute(options: &Shell, store: &Store) -> Result<u8> {
         None => run(None)?,
     };
     if code == Ended::Killed(libc::SIGKILL).code() && is_ending(&door) {
-        eprintln!("osier: machine '{name}' has ended");
+        crate::error::say(format_args!("osier: machine '{name}' has ended\n"));
     }
     Ok(code)
 }

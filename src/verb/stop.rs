@@ -4,7 +4,7 @@
 //! the machine afterwards. It is asked with the signals that systemd takes for the same (man 1 systemd, SIGRTMIN+4 and +5).
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Signal as KernelSignal, pidfd_send_signal};
@@ -25,6 +25,8 @@ use crate::sys;
 
 /// How long a shutdown may take: as long as systemd gives a unit to stop (man 5 systemd-system.conf).
 const SHUTDOWN: Duration = Duration::from_secs(90);
+/// How long the last output may take to reach its reader.
+const DRAIN: Duration = Duration::from_millis(500);
 /// How long a supervisor may take to clean up after a machine's end.
 const CLEANUP: Duration = Duration::from_secs(10);
 
@@ -198,7 +200,7 @@ fn ask(store: &Store, target: &Target, way: Way, request: Request) -> Result<()>
     let Some(supervisor) = open_supervisor(store, record).context(what)? else { return Ok(()) };
     let frozen = record.cgroup.as_ref().map(|cgroup| Freezer::of(&cgroup.join(PAYLOAD)).asked());
     if matches!(frozen, Some(Ok(Motion::Frozen))) {
-        eprintln!("osier: '{}' was frozen and is thawed to shut down", record.name);
+        crate::error::say(format_args!("osier: '{}' was frozen and is thawed to shut down\n", record.name));
     }
     match sys::pidfd_send_realtime(supervisor.as_fd(), request.to_supervisor().number()) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
@@ -232,10 +234,18 @@ pub fn terminate(options: &Terminate, store: &Store) -> Result<()> {
     let waited: Vec<Target> = own.into_iter().chain(others).collect();
     let records = waited[..count].iter().filter_map(Target::own);
     let mut direct: Vec<_> = records.map(|record| Execution { record, killed: None }).collect();
-    let left = await_end(store, &waited, watch, deadline, || {
-        let killed: Vec<_> = direct.iter_mut().map(|execution| execution.proceed(store)).collect();
-        killed.into_iter().collect()
-    })?;
+    let soon = Instant::now() + DRAIN;
+    let first = deadline.map_or(soon, |deadline| deadline.min(soon));
+    let mut proceed = || {
+        direct.iter_mut().map(|execution| execution.proceed(store)).collect::<Vec<_>>().into_iter().collect()
+    };
+    let mut left = await_end(store, &waited, watch, Some(first), &mut proceed)?;
+    if !left.is_empty() {
+        // A supervisor that brings the last output to a reader who takes none leaves off at the next signal.
+        let watch = super::target::watch(store, &waited)?;
+        left.iter().filter_map(|target| target.own()).for_each(|record| hurry(store, record));
+        left = await_end(store, &waited, watch, deadline, &mut proceed)?;
+    }
     verdict?;
     if left.is_empty() {
         return Ok(());
@@ -247,6 +257,13 @@ pub fn terminate(options: &Terminate, store: &Store) -> Result<()> {
     let who: Vec<_> = left.iter().map(who).collect();
     Err(Error::new(Kind::Failed, format!("cannot terminate {}", quoted(&left)))
         .because(format!("not cleaned up in time by {}", who.join(", "))))
+}
+
+/// Tells a supervisor whose machine was killed not to wait for anybody; one that is gone has not.
+fn hurry(store: &Store, record: &Record) {
+    if let Ok(Some(supervisor)) = open_supervisor(store, record) {
+        let _ = sys::pidfd_send_realtime(supervisor.as_fd(), libc::SIGTERM);
+    }
 }
 
 /// A machine that is being ended, in whichever boot.
