@@ -25,6 +25,8 @@ pub enum Ended {
     PoweredOff,
     /// `reboot(RB_AUTOBOOT)`: the kernel reports SIGHUP (man 2 reboot).
     Rebooted,
+    /// It was killed on purpose: a checkpoint of it was made, from which it goes on.
+    Saved,
 }
 
 impl Ended {
@@ -33,7 +35,7 @@ impl Ended {
         match self {
             Self::Exited(status) => u8::try_from(status & 0xff).unwrap_or(OWN_FAILURE),
             Self::Killed(signal) => u8::try_from(128 + (signal & 0x7f)).unwrap_or(OWN_FAILURE),
-            Self::PoweredOff => 0,
+            Self::PoweredOff | Self::Saved => 0,
             Self::Rebooted => REBOOT,
         }
     }

@@ -13,6 +13,8 @@ mod write;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::size;
 
 pub use device::Device;
@@ -60,7 +62,7 @@ pub enum Amount {
 }
 
 /// What of a block device is limited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rate {
     /// Bytes read a second.
     ReadBytes,

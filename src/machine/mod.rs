@@ -1,13 +1,15 @@
 //! A machine being alive: its name and tree held ([`tenure`]), one boot of it ([`running`]), the loop that serves it
 //! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), how requests reach its init
 //! ([`errand`], by a [`command`]), what other commands read about it ([`record`]), what they wait for ([`watch`]), which of
-//! its processes they open ([`process`]) and how they get in ([`door`]). [`leftovers`] is
+//! its processes they open ([`process`]) and how they get in ([`door`]), how one is held still
+//! ([`hold`]). [`leftovers`] is
 //! what is left when its supervisor was killed.
 
 pub mod attachment;
 mod command;
 pub mod door;
 mod errand;
+pub mod hold;
 pub mod leftovers;
 pub mod process;
 pub mod record;

@@ -12,6 +12,7 @@
 //! Writers replace the file by rename(2); the new file is locked before it gets the name. Whoever opens the file just
 //! before sees that its link count is zero and opens again.
 
+mod kept;
 mod locks;
 mod writing;
 
@@ -172,7 +173,7 @@ impl Store {
         };
         let leftover = content(&file);
         let owner = std::process::id();
-        let claim = Claim { path, file, leftover, owner };
+        let claim = Claim { path, file, leftover, kept: None, owner };
         // Of a writer that died between open and rename.
         let stale = claim.replacement();
         remove_if_there(&stale).context(|| format!("cannot remove {}", stale.display()))?;
@@ -305,6 +306,8 @@ pub struct Claim {
     path: PathBuf,
     file: File,
     leftover: Option<Record>,
+    /// What stays with the record, for root alone.
+    kept: Option<Vec<u8>>,
     /// Forked children have a copy of this and must not remove the file when they drop it.
     owner: u32,
 }
@@ -325,10 +328,12 @@ impl Claim {
         if self.file.metadata().map_err(|error| failed(&error))?.len() == 0 {
             // The first record needs no other file: nobody takes an empty one for a machine, and what is not whole yet
             // is no record.
-            return fill(&self.file, record).map_err(|error| failed(&error));
+            let filled = kept::set(&self.file, self.kept.as_deref()).and_then(|()| fill(&self.file, record));
+            return filled.map_err(|error| failed(&error));
         }
         let replacement = self.replacement();
         let written = write_locked(&replacement, record).and_then(|file| {
+            kept::set(&file, self.kept.as_deref())?;
             fs::rename(&replacement, &self.path)?;
             Ok(file)
         });

@@ -3,6 +3,7 @@
 //! ```text
 //! Starting ──init says READY──▶ Up ──asked to end──▶ Stopping ──asked again──▶ Killed ──leader's end──▶ (over)
 //!     └───────────────asked to end──────────────────────▲
+//! any of them ──saved in a checkpoint──▶ Saved ──leader's end──▶ (over)
 //! ```
 //!
 //! Every state ends with the leader's end. Asking is a signal to the supervisor, the front, an escape of the console, or
@@ -21,6 +22,8 @@ pub enum State {
     Stopping,
     /// It was killed.
     Killed,
+    /// It was killed because it goes on from a checkpoint.
+    Saved,
 }
 
 /// What was asked for.
@@ -34,6 +37,8 @@ pub enum Ask {
     Reboot,
     /// An immediate end (`^]^]^]`).
     Kill,
+    /// An immediate end of what goes on from a checkpoint (`osier checkpoint`, `osier migrate`).
+    Leave,
 }
 
 /// What is to be done about it.
@@ -55,7 +60,8 @@ impl State {
     /// The next state, and what to do.
     pub fn asked(self, ask: Ask) -> (Self, Act) {
         match (self, ask) {
-            (Self::Killed, _) => (Self::Killed, Act::Nothing),
+            (Self::Killed | Self::Saved, _) => (self, Act::Nothing),
+            (_, Ask::Leave) => (Self::Saved, Act::Kill),
             (Self::Stopping, Ask::Stop) | (_, Ask::Kill) => (Self::Killed, Act::Kill),
             (_, Ask::Stop) => (Self::Stopping, Act::Shutdown),
             (_, Ask::PowerOff) => (Self::Stopping, Act::PowerOff),
@@ -69,7 +75,7 @@ impl State {
         match self {
             Self::Starting => Stage::Starting,
             Self::Up => Stage::Running,
-            Self::Stopping | Self::Killed => Stage::Stopping,
+            Self::Stopping | Self::Killed | Self::Saved => Stage::Stopping,
         }
     }
 
@@ -90,6 +96,14 @@ mod tests {
         assert_eq!(state.asked(Ask::Stop), (State::Killed, Act::Kill));
         assert_eq!(State::Killed.asked(Ask::Stop), (State::Killed, Act::Nothing));
         assert_eq!(State::Starting.asked(Ask::Kill), (State::Killed, Act::Kill));
+    }
+
+    #[test]
+    fn what_is_saved_is_killed_once() {
+        assert_eq!(State::Up.asked(Ask::Leave), (State::Saved, Act::Kill));
+        assert_eq!(State::Stopping.asked(Ask::Leave), (State::Saved, Act::Kill));
+        assert_eq!(State::Saved.asked(Ask::Stop), (State::Saved, Act::Nothing));
+        assert_eq!(State::Killed.asked(Ask::Leave), (State::Killed, Act::Nothing));
     }
 
     #[test]

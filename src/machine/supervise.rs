@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
@@ -33,6 +33,9 @@ const POWER_OFF: i32 = 4;
 /// Which of them asks to reboot.
 const REBOOT: i32 = 5;
 
+/// The word that a checkpoint of the machine was made: what runs of it is to end.
+pub const SAVED: i32 = SIGUSR1;
+
 /// The signals that systemd takes for requests, and osier's supervisor too: `SIGRTMIN` and so much.
 fn systemds(offset: i32) -> i32 {
     Signal::realtime(offset).number()
@@ -48,7 +51,8 @@ impl Signals {
     /// What socketpair(2) and sigaction(2) give.
     pub fn catch() -> io::Result<Self> {
         let (read_end, write_end) = UnixStream::pair()?;
-        let asked = [SIGTERM, SIGINT, SIGHUP, SIGQUIT].into_iter().chain([POWER_OFF, REBOOT].map(systemds));
+        let asked =
+            [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SAVED].into_iter().chain([POWER_OFF, REBOOT].map(systemds));
         Ok(Self(SignalDelivery::with_pipe(read_end, write_end, SignalOnly, asked)?))
     }
 
@@ -57,6 +61,7 @@ impl Signals {
         self.0.pending().map(|signal| match signal {
             signal if signal == systemds(POWER_OFF) => Ask::PowerOff,
             signal if signal == systemds(REBOOT) => Ask::Reboot,
+            SAVED => Ask::Leave,
             _ => Ask::Stop,
         })
     }

@@ -107,6 +107,11 @@ impl Tenure {
         self.registrar.as_ref().map(Registrar::fd)
     }
 
+    /// Has the records accompanied by `kept`, which only root can read ([`super::record::Store::kept`]).
+    pub fn keep(&mut self, kept: Vec<u8>) {
+        self.claim.keep(kept);
+    }
+
     /// Writes the record that other commands read.
     ///
     /// # Errors

@@ -9,18 +9,22 @@ pub mod ini;
 pub mod nspawn;
 pub mod search;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::limits::Key;
 use crate::error::Error;
 
 /// Where a setting was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// A flag of the command line, with its dashes.
-    Flag(&'static str),
+    Flag(Cow<'static, str>),
     /// A line of a settings file.
     File {
         /// The file.
@@ -42,7 +46,7 @@ impl fmt::Display for Origin {
 }
 
 /// A setting's text and origin.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// As it was written.
     pub text: String,
@@ -53,12 +57,12 @@ pub struct Setting {
 impl Setting {
     /// The setting of a flag.
     pub fn flag(flag: &'static str, text: impl Into<String>) -> Self {
-        Self { text: text.into(), origin: Origin::Flag(flag) }
+        Self { text: text.into(), origin: Origin::Flag(Cow::Borrowed(flag)) }
     }
 
     /// The refusal of it: `--uptime=3x: REASON`, `FILE:LINE: Uptime: REASON`.
     pub fn refuse(&self, reason: impl fmt::Display) -> Error {
-        let what = match self.origin {
+        let what = match &self.origin {
             Origin::Flag(flag) => format!("{flag}={}", self.text),
             Origin::File { .. } => self.origin.to_string(),
         };
@@ -67,7 +71,7 @@ impl Setting {
 }
 
 /// What was said about a limit, and the way that its value is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitSetting {
     /// Which.
     pub key: Key,
@@ -75,8 +79,10 @@ pub struct LimitSetting {
     pub setting: Setting,
 }
 
-/// Everything that can be said about a machine that is to be launched.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Everything that can be said about a machine that is to be launched. A checkpoint has them in JSON: what a later version
+/// does not know any more is ignored, and what an earlier one did not know is not said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the fields are the options of the same name in cli.rs and osier(1)")]
 pub struct Settings {
     pub machine: Option<Setting>,

@@ -205,8 +205,12 @@ pub(super) fn supervise_to_end(
             streams = None;
         }
         let state = supervise(&running, &mut tenure, &mut attachment, &mut signals, manner)?;
-        let ended = running.close(&mut tenure)?;
-        let again = ended == Ended::Rebooted && !matches!(state, State::Stopping | State::Killed);
+        let ended = match (running.close(&mut tenure)?, state) {
+            (_, State::Saved) => Ended::Saved,
+            (ended, _) => ended,
+        };
+        let again =
+            ended == Ended::Rebooted && !matches!(state, State::Stopping | State::Killed | State::Saved);
         if !again || reboots || !can_reboot(&plan) {
             break if again || ended != Ended::Rebooted { ended } else { Ended::PoweredOff };
         }
@@ -217,7 +221,7 @@ pub(super) fn supervise_to_end(
     };
     let shut = attachment.shut().context(|| "cannot remove the socket of the console");
     tenure.close().and(shut)?;
-    announce(&spec, quiet, "has ended");
+    announce(&spec, quiet, if ended == Ended::Saved { "was saved in a checkpoint" } else { "has ended" });
     attachment.tell_end(ended.code());
     Ok(ended.code())
 }

@@ -1,9 +1,11 @@
 //! The names of limits.
 
+use serde::{Deserialize, Serialize};
+
 use super::Rate;
 
 /// A name for a limit, and with it the way that its value is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the variants are the names in KEYS")]
 pub enum Key {
     MemoryMax,

@@ -156,3 +156,19 @@ fn of_many_at_once_one_has_the_name() {
         }
     });
 }
+
+#[test]
+fn what_is_kept_stays_with_every_record() {
+    let directory = Directory::new("kept");
+    let store = directory.store();
+    let mut claim = store.claim("web").unwrap();
+    claim.keep(b"secret".to_vec());
+    for leader in [1, 2] {
+        let record = record("web", leader);
+        claim.write(&record).unwrap();
+        assert_eq!(store.kept(&record).unwrap().as_deref(), Some(b"secret".as_slice()));
+        let text = fs::read_to_string(directory.0.join("machines/web.json")).unwrap();
+        assert!(!text.contains("secret"));
+    }
+    claim.close().unwrap();
+}

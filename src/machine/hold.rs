@@ -1,0 +1,121 @@
+//! A machine held still: frozen, and let go again whatever becomes of who holds it.
+//!
+//! A guardian, a child process, waits for the holder's end: one that is killed leaves a machine that goes on, not one that
+//! stands still until somebody finds out.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, setsid};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::cgroup::freezer::{Freezer, Motion};
+use crate::sys::{Forked, close_range, exit_now, fork};
+
+/// The guardian need not do anything any more.
+const STAND_DOWN: u8 = 1;
+/// How long processes may take to stop that CRIU has stopped already, or that run.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The hold on a machine. Dropped, it lets the machine go on.
+#[derive(Debug)]
+pub struct Hold {
+    freezer: Freezer,
+    guardian: Option<(Pid, OwnedFd)>,
+}
+
+impl Hold {
+    /// Prepares to hold what is in the cgroup `payload`; nothing is stopped yet.
+    ///
+    /// # Errors
+    /// What pipe(2) and fork(2) give; `EBUSY` for who has threads.
+    pub fn prepare(payload: &Path) -> io::Result<Self> {
+        let (waits, holds) = pipe_with(PipeFlags::CLOEXEC)?;
+        match fork()? {
+            Forked::Parent(guardian) => {
+                Ok(Self { freezer: Freezer::of(payload), guardian: Some((guardian, holds)) })
+            }
+            Forked::Child => {
+                drop(holds);
+                guard(&waits, payload)
+            }
+        }
+    }
+
+    /// Asks for it and comes back at once: what CRIU has stopped counts as frozen when it is let go.
+    ///
+    /// # Errors
+    /// As [`Freezer::ask`].
+    pub fn ask(&self) -> io::Result<()> {
+        self.freezer.ask(Motion::Frozen)
+    }
+
+    /// Waits until everything stands still; `false` when it does not in ten seconds.
+    ///
+    /// # Errors
+    /// As [`Freezer::wait`].
+    pub fn wait(&self) -> io::Result<bool> {
+        self.freezer.wait(Motion::Frozen, PATIENCE)
+    }
+
+    /// Whether nobody has let it go on meanwhile, as a request to shut down does.
+    ///
+    /// # Errors
+    /// As [`Freezer::asked`].
+    pub fn is_held(&self) -> io::Result<bool> {
+        Ok(self.freezer.asked()? == Motion::Frozen)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// As [`Freezer::ask`].
+    pub fn release(mut self) -> io::Result<()> {
+        let thawed = self.freezer.ask(Motion::Running);
+        self.dismiss();
+        thawed
+    }
+
+    /// It stays as it is, whoever dies: its end is on the way, or somebody else's to decide.
+    pub fn leave(mut self) {
+        self.dismiss();
+    }
+
+    fn dismiss(&mut self) {
+        if let Some((guardian, holds)) = self.guardian.take() {
+            let _ = rustix::io::write(&holds, &[STAND_DOWN]);
+            drop(holds);
+            let _ = waitpid(guardian, None);
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // The guardian does it all the same when this fails.
+        if let Some((guardian, holds)) = self.guardian.take() {
+            let _ = self.freezer.ask(Motion::Running);
+            drop(holds);
+            let _ = waitpid(guardian, None);
+        }
+    }
+}
+
+/// The guardian's life: of its parent it keeps the pipe, and ^C at the terminal is not for it.
+fn guard(waits: &OwnedFd, payload: &Path) -> ! {
+    let _ = setsid();
+    let kept = waits.as_raw_fd();
+    if kept > 0 {
+        let _ = close_range(0, kept - 1);
+    }
+    let _ = close_range(kept + 1, i32::MAX);
+    let mut word = [0];
+    let said = rustix::io::retry_on_intr(|| rustix::io::read(waits, &mut word));
+    if !matches!(said, Ok(1)) {
+        let _ = Freezer::of(payload).ask(Motion::Running);
+    }
+    exit_now(0)
+}
