@@ -3,6 +3,8 @@
 //! Signed nanoseconds in an `i64`: exact, and about 292 years either way. What does not fit, or is finer than a
 //! nanosecond, is refused and never rounded: clocks are set with it.
 
+pub mod point;
+
 use std::fmt;
 use std::fmt::Write as _;
 

@@ -13,7 +13,7 @@ use crate::caps;
 use crate::cgroup::limits::Limit;
 use crate::clock::Wanted;
 use crate::console::{Asked, Mode, Terminals};
-use crate::duration;
+use crate::duration::point;
 use crate::error::{Error, Result};
 use crate::ids::MachineId;
 use crate::image::{FoundInit, Init};
@@ -389,7 +389,7 @@ fn resolve_clocks(settings: &Settings, boot: bool) -> Result<Clocks> {
         (Some(clock), Some(uptime)) if clock.text == "host" => {
             return Err(uptime.refuse(format!("{}=host leaves the clocks as they are", clock.origin)));
         }
-        (_, Some(uptime)) => match duration::parse(&uptime.text) {
+        (_, Some(uptime)) => match point::parse(&uptime.text) {
             Ok(value) => Wanted::At(value),
             Err(reason) => return Err(uptime.refuse(reason)),
         },
@@ -400,7 +400,7 @@ fn resolve_clocks(settings: &Settings, boot: bool) -> Result<Clocks> {
     };
     let offset = |setting: &Option<Setting>| match setting {
         Some(setting) => {
-            duration::parse(&setting.text).map(Wanted::Offset).map_err(|reason| setting.refuse(reason))
+            point::parse(&setting.text).map(Wanted::Offset).map_err(|reason| setting.refuse(reason))
         }
         None => Ok(start),
     };

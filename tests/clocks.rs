@@ -108,6 +108,20 @@ fn each_clock_can_be_set_off_by_itself_to_the_nanosecond() {
 }
 
 #[test]
+fn a_point_has_a_name() {
+    let tree = Tree::minimal();
+    let (up, _) = inside(&tree, &["--uptime=uint32-ms-1min"]);
+    assert_near(up, 4_294_967.296 - 60.0, 5.0);
+    let (_, offsets) = inside(&tree, &["--clock-monotonic=int32-us", "--clock-boottime=+int32-s - 1d"]);
+    assert_eq!(offsets, (2_147.483_648, 2_147_483_648.0 - 86_400.0));
+    // In settings files as well.
+    let file = tree.outside().join(format!("{}.nspawn", tree.name()));
+    fs::write(file, "[X-Osier]\nUptime=uint32-cs-1min\n").unwrap();
+    let (up, _) = inside(&tree, &["--settings=trusted"]);
+    assert_near(up, 42_949_672.96 - 60.0, 5.0);
+}
+
+#[test]
 fn what_the_clocks_cannot_show_is_refused_with_the_range() {
     let tree = Tree::minimal();
     for (option, reason) in [
@@ -121,6 +135,12 @@ fn what_the_clocks_cannot_show_is_refused_with_the_range() {
         ("--uptime=", "a length of time is missing"),
         ("--uptime=soon", "a number was expected at 'soon'"),
         ("--clock-monotonic=1.5ns", "finer than a nanosecond"),
+        ("--uptime=uint32-sm", "'uint32-sm' is no point that has a name; did you mean 'uint32-ms'?"),
+        (
+            "--uptime=uint32-ns-10s",
+            "the monotonic clock cannot start at -5.705032704s; it can start between 0",
+        ),
+        ("--clock-boottime=uint32-s-soon", "a number was expected at 'soon'"),
     ] {
         for verb in ["boot", "run"] {
             let mut command = osier([verb, option]);

@@ -119,7 +119,7 @@ pub struct Clocks {
     /// Where monotonic and boottime start: the host's or zero [default: zero for boot, host for run]
     #[arg(long, value_name = "START", value_parser = ["host", "zero"])]
     pub clock: Option<String>,
-    /// Let the machine believe that it has been up so long, such as 3d4h or 90.5s
+    /// Let the machine believe that it has been up so long, such as 3d4h, 90.5s or uint32-ms-1min
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub uptime: Option<String>,
     /// Offset of CLOCK_MONOTONIC from the host's, such as +1h, -5s or 1500ns
