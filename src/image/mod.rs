@@ -4,6 +4,7 @@
 //! owner made can never lead to a file of the host. This module refuses disk images, and changes no tree but those that it
 //! builds.
 
+pub mod archive;
 mod bootstrap;
 mod build;
 mod finish;
