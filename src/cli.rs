@@ -22,7 +22,7 @@ pub use console::{Attach, Enable, Logs, Start};
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::{Login, Shell};
 pub use set::Set;
-pub use show::{Check, List, Show, Sort, Status, Top};
+pub use show::{Check, Clock, List, Show, Sort, Status, Top};
 pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
 pub use transfer::{Bind, CopyFrom, CopyOptions, CopyTo};
 
@@ -57,6 +57,8 @@ pub enum Verb {
     Show(Show),
     /// Show what the machines use, again and again
     Top(Top),
+    /// Show the clocks of a machine beside the host's, or of two machines
+    Clock(Clock),
     /// Show what a machine has logged
     Logs(Logs),
     /// Log in to a machine that runs, at a prompt of its own

@@ -6,6 +6,8 @@
 //!
 //! `--clock=continue` needs nothing more here: it is [`Wanted::At`] the value at which the clock stopped.
 
+mod reading;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -13,6 +15,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+pub use reading::{Reading, Readings};
 
 use crate::duration;
 
@@ -129,13 +133,7 @@ impl Now {
     /// What reading the file gives; that it is missing (a kernel without time namespaces) is no error. `InvalidData` when
     /// its content is not what man 7 time_namespaces says.
     pub fn read() -> io::Result<Self> {
-        let own = match fs::read_to_string("/proc/self/timens_offsets") {
-            Ok(text) => Offsets::parse(&text).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, "/proc/self/timens_offsets is not understood")
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Offsets::default(),
-            Err(error) => return Err(error),
-        };
+        let own = Offsets::own()?;
         let read = |clock| {
             let time = clock_gettime(clock);
             nanoseconds(time.tv_sec, time.tv_nsec).unwrap_or(i64::MAX)
@@ -199,6 +197,17 @@ impl Offsets {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{file} is not understood")))
     }
 
+    /// Those of this process, as [`Now::read`] says; none on a kernel without time namespaces.
+    fn own() -> io::Result<Self> {
+        match fs::read_to_string("/proc/self/timens_offsets") {
+            Ok(text) => Self::parse(&text).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, "/proc/self/timens_offsets is not understood")
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes both offsets to an open /proc/PID/timens_offsets, in one write, as the file wants it.
     ///
     /// # Errors
@@ -245,7 +254,7 @@ mod tests {
     use crate::sys::testing::{expect_success, in_child};
 
     const NS: i64 = 1_000_000_000;
-    const DAY: i64 = 86_400 * NS;
+    pub(super) const DAY: i64 = 86_400 * NS;
     /// A host that is up for 100 days and was suspended for 10.
     const HOST: Now =
         Now { monotonic: 90 * DAY, boottime: 100 * DAY, own: Offsets { monotonic: 0, boottime: 0 } };
@@ -307,7 +316,7 @@ mod tests {
         assert_eq!(Offsets::parse("monotonic 0 0\n"), None);
     }
 
-    fn unshare_time() -> File {
+    pub(super) fn unshare_time() -> File {
         let file = File::options().write(true).open("/proc/self/timens_offsets").unwrap();
         unshare(CloneFlags::from_bits_retain(UnshareFlags::NEWTIME.bits().cast_signed())).unwrap();
         file

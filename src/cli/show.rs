@@ -84,6 +84,20 @@ pub enum Sort {
     Uptime,
 }
 
+/// `osier clock`.
+#[derive(Debug, Args)]
+pub struct Clock {
+    /// Machine; with --compare `host` is the host
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Compare the clocks of two: two machines, or a machine and the host
+    #[arg(long)]
+    pub compare: bool,
+    /// Print JSON: an object for each machine, or one for the comparison
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `osier check`.
 #[derive(Debug, Args)]
 pub struct Check {

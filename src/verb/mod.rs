@@ -7,6 +7,7 @@ pub mod bind;
 pub mod boot;
 pub mod check;
 mod clean;
+pub mod clock;
 pub mod completions;
 pub mod copy;
 pub mod enable;
@@ -63,6 +64,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::Status(options) => status::execute(options, &Store::default()),
         Verb::Show(options) => show::execute(options, &Store::default()),
         Verb::Top(options) => return top::execute(options, &Store::default()),
+        Verb::Clock(options) => clock::execute(options, &Store::default()),
         Verb::Logs(options) => logs::execute(options, &Store::default()),
         Verb::Login(options) => login::execute(options, &Store::default()),
         Verb::Shell(options) => return shell::execute(options, &Store::default()),

@@ -180,6 +180,60 @@ pub(super) struct Busy {
     pub(super) uptime_usec: u64,
 }
 
+/// What the clocks show at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Reading {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub(super) monotonic_ns: i64,
+    /// CLOCK_BOOTTIME, nanoseconds.
+    pub(super) boottime_ns: i64,
+    /// CLOCK_REALTIME, nanoseconds since the epoch.
+    pub(super) realtime_ns: i64,
+    /// What uptime(1) shows, nanoseconds; /proc/uptime has it in hundredths of a second.
+    pub(super) uptime_ns: i64,
+    /// When it was booted by `btime` of /proc/stat, seconds since the epoch.
+    pub(super) btime_sec: i64,
+}
+
+/// What `osier clock --json` prints.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Clocked {
+    /// The version of these keys: 1.
+    pub(super) version: u32,
+    /// The machine's name.
+    pub(super) name: String,
+    /// Whether its clocks were read inside; without the right to, they are reckoned from the host's and its offsets.
+    pub(super) read_inside: bool,
+    /// The host's clocks: those of where osier runs.
+    pub(super) host: Reading,
+    /// The machine's.
+    pub(super) machine: Reading,
+    /// The machine's less the host's.
+    pub(super) offset: Reading,
+    /// The offsets of its time namespace, which are against the kernel's own clocks, wherever osier runs.
+    pub(super) clocks: Clocks,
+}
+
+/// What `osier clock --compare --json` prints.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Compared {
+    /// The version of these keys: 1.
+    pub(super) version: u32,
+    /// The names as they were given.
+    pub(super) names: [String; 2],
+    /// Whether the clocks of machines among them were read inside, as `osier clock` has it.
+    pub(super) read_inside: bool,
+    /// The clocks of the first.
+    pub(super) first: Reading,
+    /// Of the second.
+    pub(super) second: Reading,
+    /// The second's less the first's.
+    pub(super) difference: Reading,
+}
+
 /// One thing that a host can have; `osier check --json` prints an array of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

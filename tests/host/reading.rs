@@ -57,6 +57,13 @@ pub(crate) fn others() {
         serde_json::from_str(&said(&osier(), &["show", name, "--json"])).expect("an object of its own");
     assert_eq!((&shown["name"], &shown["service"]), (&name.into(), &"systemd-nspawn".into()), "{shown}");
     assert_eq!(shown["clocks"]["boottime_offset_ns"], host_offset(), "it has no clocks of its own: {shown}");
+    let clocks: Value =
+        serde_json::from_str(&said(&osier(), &["clock", name, "--json"])).expect("its clocks");
+    assert_eq!(
+        (&clocks["read_inside"], &clocks["offset"]["boottime_ns"]),
+        (&true.into(), &0.into()),
+        "{clocks}"
+    );
     let status = said(&osier(), &["status", name]);
     for part in ["systemd-nspawn; class container", "State: running", "OS: Debian", "CGroup: ", "└─"] {
         assert!(status.contains(part), "no '{part}': {status}");

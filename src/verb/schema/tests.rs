@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::{Busy, Cleaned, Finding, Listed, Live, Others, Own};
+use super::{Busy, Cleaned, Clocked, Compared, Finding, Listed, Live, Others, Own};
 
 const BEGIN: &str = ".\\\" Written by src/verb/schema/tests.rs from the types: change it there.\n";
 const END: &str = ".\\\" End of what src/verb/schema/tests.rs writes.\n";
@@ -32,6 +32,8 @@ fn sections() -> Vec<(&'static str, &'static str, Value)> {
             of::<Live>(),
         ),
         ("osier top", "For each snapshot a line with an array of objects.", of::<Busy>()),
+        ("osier clock", "An object for each machine.", of::<Clocked>()),
+        ("osier clock \\-\\-compare", "An object.", of::<Compared>()),
         ("osier check", "An array of objects.", of::<Finding>()),
         ("osier check \\-\\-clean", "An array of objects: what was removed.", of::<Cleaned>()),
     ]
