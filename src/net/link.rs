@@ -1,17 +1,21 @@
 //! The calls to the kernel: one rtnetlink(7) request and its acknowledgement at a time.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
+use netlink_packet_route::AddressFamily as Family;
 use netlink_packet_route::RouteNetlinkMessage as Request;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
+use super::attire::Attire;
 use super::{LinkEnd, Veth};
 
 /// The alias of links that osier made, by which they can be told from others of their names (ip-link(8), alias).
@@ -43,21 +47,59 @@ pub fn create_veth(veth: &Veth, peer_netns: BorrowedFd<'_>) -> io::Result<VethGu
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
     ]));
     rtnl.call(Request::NewLink(host), NLM_F_CREATE | NLM_F_EXCL)?;
-    // Under this name only by index from now on: a udev rule may rename it.
-    let index = match index_of(&veth.host.name) {
-        Ok(Some(index)) => index,
-        other => {
-            let undone = rtnl.delete(with_name(&veth.host.name));
-            return Err(other.err().or(undone.err()).unwrap_or_else(|| nix::errno::Errno::ENODEV.into()));
-        }
-    };
-    let guard = VethGuard { rtnl, index, name: veth.host.name.clone(), closed: false };
-    if let Some(altname) = &veth.host.altname {
-        let mut message = with_index(index);
-        message.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(altname.clone())]));
-        let _ = guard.rtnl.call(Request::NewLinkProp(message), NLM_F_CREATE | NLM_F_EXCL);
+    let guard = guard(rtnl, veth)?;
+    guard.name_fully(veth);
+    Ok(guard)
+}
+
+/// Takes charge of a pair that somebody else has made as `veth` says, which is CRIU for a machine that it restores. The host's end
+/// gets its MAC address, and is set up as the host had it.
+///
+/// # Errors
+/// `ENODEV` when it is not there; what the kernel gives for an address or a bridge.
+pub fn adopt_veth(veth: &Veth, attire: &Attire) -> io::Result<VethGuard> {
+    let guard = guard(Rtnl::open()?, veth)?;
+    let mut message = with_index(guard.index);
+    message.attributes.extend(
+        end(&veth.host)
+            .attributes
+            .into_iter()
+            .filter(|attribute| matches!(attribute, LinkAttribute::Address(_))),
+    );
+    if let Some(bridge) = attire.bridge.as_deref() {
+        let bridge = index_of(bridge)?.ok_or(nix::errno::Errno::ENODEV)?;
+        message.attributes.push(LinkAttribute::Controller(bridge));
+    }
+    if !message.attributes.is_empty() {
+        guard.rtnl.call(Request::SetLink(message), 0)?;
+    }
+    guard.name_fully(veth);
+    for (address, prefix) in &attire.addresses {
+        guard.rtnl.call(Request::NewAddress(address_of(guard.index, *address, *prefix)), NLM_F_CREATE)?;
     }
     Ok(guard)
+}
+
+/// By index from now on: a udev rule may rename it.
+fn guard(rtnl: Rtnl, veth: &Veth) -> io::Result<VethGuard> {
+    match index_of(&veth.host.name) {
+        Ok(Some(index)) => Ok(VethGuard { rtnl, index, name: veth.host.name.clone(), closed: false }),
+        other => {
+            let undone = rtnl.delete(with_name(&veth.host.name));
+            Err(other.err().or(undone.err()).unwrap_or_else(|| nix::errno::Errno::ENODEV.into()))
+        }
+    }
+}
+
+fn address_of(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = if address.is_ipv4() { Family::Inet } else { Family::Inet6 };
+    message.header.prefix_len = prefix;
+    message.header.index = index;
+    // Whoever it was given to before is gone with the link: looking for a duplicate would hold it back for a second.
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message
 }
 
 /// Sets up the loopback link of the caller's network namespace.
@@ -105,6 +147,15 @@ impl VethGuard {
     /// The name that the host's end was made with.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Gives the host's end its whole name, where it had to be shortened.
+    fn name_fully(&self, veth: &Veth) {
+        if let Some(altname) = &veth.host.altname {
+            let mut message = with_index(self.index);
+            message.attributes.push(LinkAttribute::PropList(vec![Prop::AltIfName(altname.clone())]));
+            let _ = self.rtnl.call(Request::NewLinkProp(message), NLM_F_CREATE | NLM_F_EXCL);
+        }
     }
 
     /// Sets the host's end up, and signs it as osier's: it shows as its alias in `ip link`.
@@ -293,6 +344,32 @@ mod tests {
 
             drop(create_veth(&veth, machine.as_fd()).unwrap());
             assert!(!exists("ve-web").unwrap());
+            String::new()
+        });
+    }
+
+    #[test]
+    fn a_pair_that_another_has_made_is_dressed_as_the_host_had_it() {
+        in_child(|| {
+            let machine = new_netns();
+            new_netns();
+            let mut plain = plan("web");
+            (plain.host.mac, plain.peer.mac) = (None, None);
+            std::mem::forget(create_veth(&plain, machine.as_fd()).unwrap());
+            let attire = Attire {
+                addresses: vec![("10.9.0.1".parse().unwrap(), 24), ("fd09::1".parse().unwrap(), 64)],
+                bridge: None,
+            };
+            let guard = adopt_veth(&plan("web"), &attire).unwrap();
+            guard.set_up().unwrap();
+            assert_eq!(super::super::attire::read("ve-web").unwrap(), attire);
+            assert_eq!(mac("ve-web"), [0x3a, 0x23, 0x55, 0x9e, 0x93, 0x59]);
+            guard.close().unwrap();
+            assert!(!exists("ve-web").unwrap());
+            let lost = Attire { bridge: Some("no-such-bridge".to_owned()), ..Attire::default() };
+            std::mem::forget(create_veth(&plain, machine.as_fd()).unwrap());
+            assert_eq!(adopt_veth(&plan("web"), &lost).unwrap_err().raw_os_error(), Some(libc::ENODEV));
+            assert!(!exists("ve-web").unwrap(), "what was adopted goes with its guard");
             String::new()
         });
     }

@@ -5,6 +5,7 @@
 //! bringing the ends up are the business of whoever configures networks on each side.
 
 pub mod addresses;
+pub mod attire;
 mod ifname;
 mod link;
 mod mac;
@@ -12,7 +13,7 @@ mod mac;
 use std::fmt;
 
 pub use ifname::for_machine as host_ifname;
-pub use link::{VethGuard, create_veth, delete_own, exists, loopback_up};
+pub use link::{VethGuard, adopt_veth, create_veth, delete_own, exists, loopback_up};
 pub use mac::Mac;
 
 use crate::ids::MachineId;
