@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use support::machine::{Machine, code, osier, output, run, stdout_of_run};
 use support::tree::{Tree, debian};
-use support::unique;
+use support::{await_that, unique};
 
 /// The clocks of the time namespace that the tests run in, in seconds: monotonic and boottime.
 fn here() -> (f64, f64) {
@@ -71,6 +71,22 @@ fn a_boot_starts_at_zero_and_a_run_keeps_the_hosts() {
     machine.signal(Signal::SIGTERM);
     assert_eq!(machine.end().0, 0);
     assert!(inside(&tree, &["--clock=zero"]).0 < 5.0);
+}
+
+/// Each boot begins where the options say; what is set off from the host's clock goes on.
+#[test]
+fn a_reboot_begins_anew() {
+    let tree = Tree::minimal();
+    let machine = Machine::minimal(&tree, &["--uptime=3d", "--clock-boottime=+1h"]);
+    let read = || offsets(&machine.sh("cat /proc/self/timens_offsets"));
+    let before = read();
+    assert_eq!(code(output(&mut osier(["reboot", tree.name()])).status), 0);
+    machine.await_outputs("osier-minimal: ready", 2);
+    let after = read();
+    assert!(after.0 < before.0 && after.0 > before.0 - 60.0, "{before:?} {after:?}");
+    assert_near(after.1, before.1, 0.0);
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end().0, 0);
 }
 
 #[test]
@@ -162,6 +178,26 @@ fn what_the_clocks_cannot_show_is_refused_with_the_range() {
     inside(&tree, &[&format!("--clock-boottime=-{}s", boottime as u64 - 1)]);
 }
 
+/// What osier-clocks(7) says of systemd, in a machine that began with three days.
+fn assert_systemd_agrees(machine: &Machine) {
+    let shown = |of: &str| machine.sh(&format!("systemctl show {of} --value"));
+    let userspace: f64 = shown("-p UserspaceTimestampMonotonic").parse().unwrap();
+    assert_near(userspace / 1e6, 259_200.0, 60.0);
+    let logged =
+        machine.sh("journalctl -o short-monotonic --no-pager | head -n1 | tr -d '[ ' | cut -d']' -f1");
+    assert_near(logged.parse().unwrap(), 259_200.0, 60.0);
+    // OnBootSec=15min: in a container from systemd's start.
+    let due = shown("-p NextElapseUSecMonotonic systemd-tmpfiles-clean.timer");
+    assert!(due.starts_with("3d 15min "), "{due}");
+    assert!(machine.sh("systemctl list-timers --no-pager").contains("14min"), "and so it is shown");
+    machine.sh("systemd-run --quiet --on-active=100ms --timer-property=AccuracySec=1ms touch /run/fired");
+    await_that("a monotonic timer", || machine.enter(&["test", "-e", "/run/fired"]).status.success());
+    let analyzed = machine.sh("systemd-analyze time");
+    let took =
+        analyzed.strip_prefix("Startup finished in ").and_then(|rest| rest.split(" (").next()).unwrap();
+    assert!(took.ends_with('s') && !took.contains('h') && !took.contains('d'), "{analyzed}");
+}
+
 #[test]
 fn everything_in_a_debian_tree_agrees() {
     let name = unique("clocks");
@@ -178,12 +214,15 @@ fn everything_in_a_debian_tree_agrees() {
     let age: f64 = machine.sh("ps -o etimes= -p 1").trim().parse().unwrap();
     assert_near(now - started, age, 3.0);
     assert_near(age, up - 259_200.0, 3.0);
-    // When it was booted: btime is not in the time namespace's hands, uptime(1) -s is.
-    let since: f64 = machine.sh("date +%s -d \"$(uptime -s)\"").parse().unwrap();
-    assert_near(now - since, up, 3.0);
-    // systemd's own timestamps are CLOCK_MONOTONIC.
-    let userspace: f64 = machine.sh("systemctl show -p UserspaceTimestampMonotonic --value").parse().unwrap();
-    assert_near(userspace / 1e6, 259_200.0, 60.0);
+    // When it was booted, whoever says it; who(1) has the minute.
+    for (since, within) in [
+        ("date +%s -d \"$(uptime -s)\"", 3.0),
+        ("sed -n 's/^btime //p' /proc/stat", 3.0),
+        ("date +%s -d \"$(who -b | tr -s ' ' | cut -d' ' -f4-)\"", 63.0),
+    ] {
+        assert_near(now - machine.sh(since).parse::<f64>().unwrap(), up, within);
+    }
+    assert_systemd_agrees(&machine);
     // CLOCK_REALTIME has no namespace.
     let of_host = clock_gettime(ClockId::Realtime).tv_sec as f64;
     assert_near(machine.sh("date +%s").parse().unwrap(), of_host, 5.0);
