@@ -44,6 +44,8 @@ pub mod interrupt;
 pub mod name;
 pub mod signal;
 pub mod size;
+#[cfg(test)]
+pub mod testdir;
 pub mod wire;
 
 // Floor 0: the kernel; all unsafe code.

@@ -129,7 +129,7 @@ fn parent<'a>(tree: &Tree, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::testdir::TestDir;
+    use crate::testdir::TestDir;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 

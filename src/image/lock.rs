@@ -210,7 +210,7 @@ fn set_lock(file: &File, access: Access) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::testdir::TestDir;
+    use crate::testdir::TestDir;
     use std::io::{BufRead, BufReader};
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};

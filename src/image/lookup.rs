@@ -177,7 +177,7 @@ fn near(paths: &[&Path], name: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::testdir::TestDir;
+    use crate::testdir::TestDir;
 
     #[test]
     fn a_name_is_taken_from_the_first_directory_that_has_it() {

@@ -14,8 +14,6 @@ mod lookup;
 mod os;
 mod recipe;
 mod scratch;
-#[cfg(test)]
-mod testdir;
 mod tool;
 
 pub use build::{BuildError, Built, MACHINES, Progress, build};

@@ -253,7 +253,7 @@ fn unquote(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::testdir::TestDir;
+    use crate::testdir::TestDir;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 

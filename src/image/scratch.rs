@@ -174,7 +174,7 @@ fn detach_below(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::testdir::TestDir;
+    use crate::testdir::TestDir;
 
     fn entries(dir: &TestDir) -> usize {
         fs::read_dir(dir.path()).unwrap().count()

@@ -7,7 +7,7 @@ use std::path::Path;
 use tar::{EntryType, Header};
 
 use super::*;
-use crate::image::testdir::TestDir;
+use crate::testdir::TestDir;
 
 /// A member with this content.
 fn member(kind: EntryType, name: &str, link: &str, content: &[u8]) -> Vec<u8> {
