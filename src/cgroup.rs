@@ -8,6 +8,7 @@ pub mod freezer;
 pub mod limits;
 pub mod signals;
 pub mod stale;
+pub mod tree;
 pub mod usage;
 
 use std::fs;
