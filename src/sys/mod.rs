@@ -11,6 +11,7 @@ mod close;
 mod exec;
 mod memory;
 mod mount;
+mod probe;
 mod process;
 mod signal;
 #[cfg(test)]
@@ -21,5 +22,6 @@ pub use close::close_range;
 pub use exec::{close_at_exec_from, set_default_action};
 pub use memory::slim;
 pub use mount::{MountAttributes, MountDepth, mount_setattr};
+pub use probe::{SYSTEM_CALLS, has_system_call};
 pub use process::{Cloned, Forked, clone_sibling, exit_now, fork, unshare_namespaces};
 pub use signal::{pidfd_send_realtime, wait_signal};
