@@ -22,6 +22,7 @@ pub mod spec;
 pub mod bus;
 pub mod caps;
 pub mod cgroup;
+pub mod checkpoint;
 pub mod clock;
 pub mod console;
 pub mod device;
