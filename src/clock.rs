@@ -4,9 +4,10 @@
 //! also when the writer is in another one, which is so when osier runs inside a machine; [`Now`] takes that into account.
 //! CLOCK_REALTIME has no namespace and is none of this module's business.
 //!
-//! `--clock=continue` needs nothing more here: it is [`Wanted::At`] the value at which the clock stopped.
+//! `--clock=continue` is [`Wanted::At`] the value at which the clock stopped, which [`state`] keeps beside the image.
 
 mod reading;
+pub mod state;
 
 use std::fmt;
 use std::fs;
@@ -114,6 +115,15 @@ impl fmt::Display for OutOfRange {
 
 impl std::error::Error for OutOfRange {}
 
+/// What a clock shows in the time namespace of this process, in nanoseconds.
+fn read_here(clock: Clock) -> i64 {
+    let time = clock_gettime(match clock {
+        Clock::Monotonic => ClockId::Monotonic,
+        Clock::Boottime => ClockId::Boottime,
+    });
+    nanoseconds(time.tv_sec, time.tv_nsec).unwrap_or(i64::MAX)
+}
+
 /// Cut to whole seconds towards zero: the ends of a range that people read, and that moves while they do.
 fn whole_seconds(nanoseconds: i128) -> i64 {
     i64::try_from(nanoseconds / SECOND * SECOND).unwrap_or(i64::MAX)
@@ -134,13 +144,9 @@ impl Now {
     /// its content is not what man 7 time_namespaces says.
     pub fn read() -> io::Result<Self> {
         let own = Offsets::own()?;
-        let read = |clock| {
-            let time = clock_gettime(clock);
-            nanoseconds(time.tv_sec, time.tv_nsec).unwrap_or(i64::MAX)
-        };
         Ok(Self {
-            monotonic: read(ClockId::Monotonic).saturating_sub(own.monotonic),
-            boottime: read(ClockId::Boottime).saturating_sub(own.boottime),
+            monotonic: read_here(Clock::Monotonic).saturating_sub(own.monotonic),
+            boottime: read_here(Clock::Boottime).saturating_sub(own.boottime),
             own,
         })
     }

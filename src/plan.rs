@@ -18,7 +18,9 @@ use crate::mount::op::Op;
 use crate::name::MachineName;
 use crate::namespace::{self, Namespaces};
 use crate::net::Veth;
-use crate::spec::{ClockNeed, MachineSpec, Network, Program, Ready, Register, Root, Unit, Ways};
+use crate::spec::{
+    ClockNeed, Clocks, Keep, MachineSpec, Network, Program, Ready, Register, Root, Unit, Ways,
+};
 
 /// Everything that a launch does.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub struct LaunchPlan {
     pub id_map: IdMap,
     /// The offsets of its time namespace.
     pub clocks: Offsets,
+    /// Where they go on from, for a machine whose clocks are kept.
+    pub kept_clocks: Option<KeptClocks>,
     /// Its root.
     pub root: Root,
     /// Steps before the leader is there; inside the root.
@@ -63,6 +67,28 @@ pub struct LaunchPlan {
     pub ready: Ready,
     /// When it is said to run, no longer to start.
     pub up: Ready,
+}
+
+/// Clocks that go on from where they were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptClocks {
+    /// The file that says where that was, and is kept in step.
+    pub path: PathBuf,
+    /// What CLOCK_MONOTONIC starts at, in nanoseconds.
+    pub monotonic: i64,
+    /// What CLOCK_BOOTTIME starts at, in nanoseconds.
+    pub boottime: i64,
+}
+
+impl KeptClocks {
+    fn of(spec: &MachineSpec, host: &HostFacts, offsets: Offsets) -> Option<Self> {
+        let Keep::In(path) = &spec.clocks.keep else { return None };
+        Some(Self {
+            path: path.clone(),
+            monotonic: host.now.monotonic.saturating_add(offsets.monotonic),
+            boottime: host.now.boottime.saturating_add(offsets.boottime),
+        })
+    }
 }
 
 /// How user and group IDs map. Private ranges come with the isolation work; the handshake has their place already.
@@ -142,19 +168,14 @@ impl LaunchPlan {
                 .hint("run osier as root, for instance with sudo"));
         }
         let namespaces = resolve_namespaces(spec, host)?;
-        let clocks = if namespaces.has(namespace::Kind::Time) {
-            host.now
-                .resolve_both(spec.clocks.monotonic, spec.clocks.boottime)
-                .map_err(|range| Error::usage("cannot set the machine's clocks").because(range))?
-        } else {
-            host.now.own
-        };
+        let clocks = resolve_clocks(spec, host, &namespaces)?;
         Ok(Self {
             name: spec.name.clone(),
             id: spec.id,
             verb: spec.verb(),
             hostname: spec.hostname.clone(),
             id_map: IdMap::Host,
+            kept_clocks: KeptClocks::of(spec, host, clocks),
             clocks,
             root: spec.root.clone(),
             outer: files::outer(spec, host),
@@ -190,6 +211,21 @@ fn resolve_namespaces(spec: &MachineSpec, host: &HostFacts) -> Result<Namespaces
         namespace::Kind::Time => host.time_namespaces,
         _ => true,
     }))
+}
+
+fn resolve_clocks(spec: &MachineSpec, host: &HostFacts, namespaces: &Namespaces) -> Result<Offsets> {
+    if !namespaces.has(namespace::Kind::Time) {
+        return Ok(host.now.own);
+    }
+    let Clocks { monotonic, boottime, keep, .. } = &spec.clocks;
+    host.now.resolve_both(*monotonic, *boottime).map_err(|range| match keep {
+        Keep::No => Error::usage("cannot set the machine's clocks").because(range),
+        Keep::In(path) => {
+            Error::new(Kind::Failed, format!("cannot continue the clocks in '{}'", path.display()))
+                .because(range)
+                .hint("--clock=zero starts them anew")
+        }
+    })
 }
 
 fn resolve_cgroup(spec: &MachineSpec, host: &HostFacts) -> Result<CgroupPlan> {

@@ -1,6 +1,7 @@
 //! The machine that is wanted: total and valid. No field means "default" any more; what cannot be is refused here, before
 //! anything on the host changes.
 
+mod clocks;
 mod mounts;
 mod unit;
 mod ways;
@@ -11,9 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::bus::Property;
 use crate::caps;
 use crate::cgroup::limits::Limit;
-use crate::clock::Wanted;
 use crate::console::{Asked, Mode, Terminals};
-use crate::duration::point;
 use crate::error::{Error, Result};
 use crate::ids::MachineId;
 use crate::image::{FoundInit, Init};
@@ -21,6 +20,7 @@ use crate::mount::op::Access;
 use crate::name::MachineName;
 use crate::settings::{Origin, Setting, Settings};
 
+pub use clocks::{ClockNeed, Clocks, Keep};
 pub use mounts::{ExtraMount, parse_inside};
 pub use ways::Ways;
 
@@ -128,26 +128,6 @@ pub enum First {
     Stub,
 }
 
-/// What a machine's clocks start at (DESIGN §6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clocks {
-    /// CLOCK_MONOTONIC.
-    pub monotonic: Wanted,
-    /// CLOCK_BOOTTIME.
-    pub boottime: Wanted,
-    /// Whether anything but the host's was asked for: then a host without time namespaces is refused.
-    pub need: ClockNeed,
-}
-
-/// Whether a machine needs a time namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClockNeed {
-    /// Its clocks differ from the host's.
-    Namespace,
-    /// They do not: a host without time namespaces will do.
-    None,
-}
-
 /// A machine's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
@@ -248,7 +228,7 @@ impl MachineSpec {
                 os: facts.os.clone(),
             },
             payload: resolve_payload(settings, facts)?,
-            clocks: resolve_clocks(settings, boot)?,
+            clocks: clocks::resolve(settings, facts)?,
             network,
             console: resolve_console(settings.console.as_ref(), facts.terminals, boot)?,
             mounts: mounts::resolve(settings)?,
@@ -382,35 +362,6 @@ pub fn parse_variable(setting: &Setting) -> Result<Option<(String, OsString)>> {
         return Err(setting.refuse("not the name of an environment variable"));
     }
     Ok(value.map(|value| (name.to_owned(), value)))
-}
-
-fn resolve_clocks(settings: &Settings, boot: bool) -> Result<Clocks> {
-    let start = match (&settings.clock, &settings.uptime) {
-        (Some(clock), Some(uptime)) if clock.text == "host" => {
-            return Err(uptime.refuse(format!("{}=host leaves the clocks as they are", clock.origin)));
-        }
-        (_, Some(uptime)) => match point::parse(&uptime.text) {
-            Ok(value) => Wanted::At(value),
-            Err(reason) => return Err(uptime.refuse(reason)),
-        },
-        (Some(clock), None) if clock.text == "host" => Wanted::Host,
-        (Some(_), None) => Wanted::At(0),
-        (None, None) if boot => Wanted::At(0),
-        (None, None) => Wanted::Host,
-    };
-    let offset = |setting: &Option<Setting>| match setting {
-        Some(setting) => {
-            point::parse(&setting.text).map(Wanted::Offset).map_err(|reason| setting.refuse(reason))
-        }
-        None => Ok(start),
-    };
-    let (monotonic, boottime) = (offset(&settings.clock_monotonic)?, offset(&settings.clock_boottime)?);
-    let need = if monotonic == Wanted::Host && boottime == Wanted::Host {
-        ClockNeed::None
-    } else {
-        ClockNeed::Namespace
-    };
-    Ok(Clocks { monotonic, boottime, need })
 }
 
 fn resolve_network(settings: &[Setting], boot: bool) -> Result<Network> {

@@ -218,6 +218,35 @@ fn a_host_without_time_namespaces_can_boot_with_its_own_clocks() {
 }
 
 #[test]
+fn clocks_that_go_on_are_in_the_plan_with_their_file() {
+    let settings = Settings {
+        clock: flag("--clock", "continue"),
+        uptime: flag("--uptime", "1h"),
+        ..Settings::default()
+    };
+    let facts = tree(Some("/sbin/init"));
+    let mut spec = MachineSpec::resolve(&settings, &facts).unwrap();
+    let beside = facts
+        .tree
+        .with_file_name(format!(".#{}.osier-clocks.json", facts.tree.file_name().unwrap().display()));
+    let shown = |spec: &MachineSpec| LaunchPlan::resolve(spec, &host()).unwrap().to_string();
+    let line = |from: &str| format!("\nclocks        go on from {from}, kept in {}\n", beside.display());
+    let text = shown(&spec);
+    assert!(text.contains(&line("1h (monotonic) and 1h (boottime)")), "{text}");
+    spec.clocks.go_on(Some((5, 7_000_000_000)));
+    let text = shown(&spec);
+    assert!(text.contains(&line("5ns (monotonic) and 7s (boottime)")), "{text}");
+    assert!(text.contains("\nmonotonic     host -"), "{text}");
+    let old = (osier::clock::MAX + 1, 0);
+    spec.clocks.go_on(Some(old));
+    let refused = LaunchPlan::resolve(&spec, &host()).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Failed);
+    assert!(
+        refused.to_string().starts_with(&format!("cannot continue the clocks in '{}'", beside.display()))
+    );
+}
+
+#[test]
 fn what_a_host_cannot_do_is_said_before_anything_is_done() {
     let nobody = HostFacts { uid: 1000, ..host() };
     assert_refused(&Settings::default(), &nobody, Kind::Permission, &["must be root", "sudo"]);

@@ -116,8 +116,8 @@ pub struct Files {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Clocks")]
 pub struct Clocks {
-    /// Where monotonic and boottime start: the host's or zero [default: zero for boot, host for run]
-    #[arg(long, value_name = "START", value_parser = ["host", "zero"])]
+    /// Where monotonic and boottime start: the host's, zero, or where they were [default: zero for boot, host for run]
+    #[arg(long, value_name = "START", value_parser = ["host", "zero", "continue"])]
     pub clock: Option<String>,
     /// Let the machine believe that it has been up so long, such as 3d4h, 90.5s or uint32-ms-1min
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]

@@ -2,11 +2,11 @@
 //! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), how requests reach its init
 //! ([`errand`], by a [`command`]), what other commands read about it ([`record`]), what they wait for ([`watch`]), which of
 //! its processes they open ([`process`]) and how they get in ([`door`]), how one is held still
-//! ([`hold`]). [`leftovers`] is
-//! what is left when its supervisor was killed.
+//! ([`hold`]), how its clocks go on in the next ([`continuity`]). [`leftovers`] is what is left when its supervisor was killed.
 
 pub mod attachment;
 mod command;
+mod continuity;
 pub mod door;
 mod errand;
 pub mod hold;
@@ -20,6 +20,7 @@ pub mod tenure;
 pub mod watch;
 
 pub use attachment::Attachment;
+pub use continuity::cannot_keep;
 pub use door::Door;
 pub use running::{Leader, Running};
 pub use supervise::{Manner, Signals, supervise};

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,6 +12,7 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::attachment::{Attachment, FromUser};
+use super::continuity::Continuity;
 use super::errand::Errand;
 use super::record::Stage;
 use super::running::Running;
@@ -99,21 +100,26 @@ pub fn supervise(
     if manner.ready == Ready::AtStart {
         tell("READY=1\nSTATUS=The machine runs.");
     }
-    let mut weight = Weight::Grown;
+    if let Some(clocks) = tenure.clocks() {
+        clocks.run();
+    }
+    let mut weight = Weight::Grown(Instant::now());
     let mut errand = Errand::default();
     loop {
-        let patience = errand.patience().or((weight == Weight::Grown).then_some(QUIET));
+        let patience =
+            [errand.patience().or(weight.patience()), tenure.clocks_due()].into_iter().flatten().min();
         let ready = wait(running, tenure, attachment, signals, (patience, errand.fd()))
             .context(|| "cannot wait for the machine")?;
         if let Some(error) = errand.proceed(running)? {
             complain(&error);
         }
+        if let Some(Err(error)) = tenure.clocks().map(Continuity::keep_up) {
+            complain(&error);
+        }
         weight = if ready.quiet && errand.patience().is_none() {
-            // Memory is worth an attempt, not a machine.
-            let _ = crate::sys::slim();
-            Weight::Slim
+            weight.quiet()
         } else {
-            Weight::Grown
+            Weight::Grown(Instant::now())
         };
         for ask in asks(tenure, attachment, signals)? {
             let (next, act) = state.asked(ask);
@@ -133,6 +139,9 @@ pub fn supervise(
         // A full /run is no reason to end a machine; the next event is the next attempt.
         let _ = tenure.say(if going_down { Stage::Stopping } else { state.stage() });
         if ready.ended {
+            if let Some(Err(error)) = tenure.clocks().map(Continuity::stop) {
+                complain(&error);
+            }
             // For as long as the reader needs; the next signal ends the patience.
             attachment.drain(signals.fd()).context(|| "cannot read the rest of the console")?;
             return Ok(state);
@@ -154,10 +163,33 @@ struct Found {
 /// How much this process carries in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Weight {
-    /// What the launch or the last events needed: a machine that ends at once need not pay for getting rid of it.
-    Grown,
+    /// What the launch or the last events needed, which were then: a machine that ends at once need not pay for getting rid
+    /// of it.
+    Grown(Instant),
     /// Only what the waiting needs.
     Slim,
+}
+
+impl Weight {
+    /// In how long there is something to get rid of.
+    fn patience(self) -> Option<Duration> {
+        match self {
+            Self::Grown(since) => Some(QUIET.saturating_sub(since.elapsed())),
+            Self::Slim => None,
+        }
+    }
+
+    /// Nothing has happened since, but that clocks were written down.
+    fn quiet(self) -> Self {
+        match self {
+            Self::Grown(since) if since.elapsed() >= QUIET => {
+                // Memory is worth an attempt, not a machine.
+                let _ = crate::sys::slim();
+                Self::Slim
+            }
+            weight => weight,
+        }
+    }
 }
 
 fn wait(

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::continuity::Continuity;
 use super::leftovers::clear;
 use super::record::{Claim, Intent, Record, Stage, Store};
 use crate::bus::{self, BusError, Registrar};
@@ -30,6 +31,8 @@ const PACE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Tenure {
     // In the order in which they are given back when dropped.
+    /// Its clocks, where they are kept.
+    clocks: Option<Continuity>,
     propagation: Directory,
     scratch: Option<OwnedFd>,
     tree: Option<TreeLock>,
@@ -68,6 +71,8 @@ impl Tenure {
             clear(leftover, cgroup2(plan))?;
         }
         let share = match (plan.root.layer, plan.root.access) {
+            // What is kept beside the tree is one machine's.
+            (Layer::Tree, _) if plan.kept_clocks.is_some() => Some(Share::Exclusive),
             (Layer::Scratch, _) => None,
             (Layer::Tree, Access::ReadOnly) => Some(Share::Shared),
             (Layer::Tree, Access::ReadWrite) => Some(Share::Exclusive),
@@ -84,7 +89,7 @@ impl Tenure {
         let tree = share.map(|share| lock_tree(&plan.root.tree, share)).transpose()?;
         let propagation = Directory::make(&propagation_directory(name))
             .context(|| format!("cannot make {}", propagation_directory(name).display()))?;
-        Ok(Self { propagation, scratch, tree, claim, written: None, registrar, machined })
+        Ok(Self { clocks: None, propagation, scratch, tree, claim, written: None, registrar, machined })
     }
 
     /// The throw-away layer.
@@ -110,6 +115,32 @@ impl Tenure {
     /// Has the records accompanied by `kept`, which only root can read ([`super::record::Store::kept`]).
     pub fn keep(&mut self, kept: Vec<u8>) {
         self.claim.keep(kept);
+    }
+
+    /// The machine of `plan` is about to run: where its clocks are is kept from now on, if that was asked for. Nothing is
+    /// kept of a launch that fails.
+    ///
+    /// # Errors
+    /// What writing beside the image gives.
+    pub fn begin_clocks(&mut self, plan: &LaunchPlan) -> Result<()> {
+        let kept = plan.kept_clocks.as_ref();
+        self.clocks = kept.map(|kept| Continuity::begin(plan, &kept.path)).transpose()?;
+        Ok(())
+    }
+
+    /// Its clocks, where they are kept.
+    pub(super) fn clocks(&mut self) -> Option<&mut Continuity> {
+        self.clocks.as_mut()
+    }
+
+    /// In how long [`Continuity::keep_up`] has something to do.
+    pub(super) fn clocks_due(&self) -> Option<Duration> {
+        self.clocks.as_ref().map(Continuity::due)
+    }
+
+    /// What its clocks showed when it ended, in nanoseconds: monotonic and boottime, where they are kept.
+    pub fn last_clocks(&self) -> Option<(i64, i64)> {
+        self.clocks.as_ref().and_then(Continuity::last)
     }
 
     /// Writes the record that other commands read.
@@ -140,7 +171,8 @@ impl Tenure {
     /// # Errors
     /// The first of what went wrong; the rest was given back all the same.
     pub fn close(self) -> Result<()> {
-        let Self { propagation, scratch, tree, claim, written: _, registrar, machined: _ } = self;
+        let Self { clocks, propagation, scratch, tree, claim, written: _, registrar, machined: _ } = self;
+        drop(clocks);
         drop(scratch);
         let directory = propagation.path.display().to_string();
         let results = [

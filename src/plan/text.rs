@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CgroupPlan, IdMap, LaunchPlan, NetworkPlan};
+use super::{CgroupPlan, IdMap, KeptClocks, LaunchPlan, NetworkPlan};
 use crate::duration;
 use crate::mount::op::Access;
 use crate::net::LinkEnd;
@@ -21,6 +21,9 @@ impl fmt::Display for LaunchPlan {
         let clock = |offset: i64| format!("host {}{}", sign(offset), duration::format(offset));
         line(f, "monotonic", &clock(self.clocks.monotonic))?;
         line(f, "boottime", &clock(self.clocks.boottime))?;
+        if let Some(kept) = &self.kept_clocks {
+            line(f, "clocks", kept)?;
+        }
         line(f, "root", &self.root)?;
         for op in &self.outer {
             line(f, "outer", op)?;
@@ -67,6 +70,17 @@ impl LaunchPlan {
             }
         }
         writeln!(f)
+    }
+}
+
+impl fmt::Display for KeptClocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (monotonic, boottime) = (duration::format(self.monotonic), duration::format(self.boottime));
+        write!(
+            f,
+            "go on from {monotonic} (monotonic) and {boottime} (boottime), kept in {}",
+            self.path.display()
+        )
     }
 }
 

@@ -98,7 +98,7 @@ const KEYS: &[(&str, &str, Privilege, Use)] = &[
     ("Network", "NamespacePath", Privileged, Use::Needed),
     ("Network", "VirtualEthernetExtra", Privileged, Use::Needed),
     ("Network", "Zone", Privileged, Use::Needed),
-    (OWN, "Clock", Plain, Use::OneOf(&["host", "zero"], |all| &mut all.clock)),
+    (OWN, "Clock", Plain, Use::OneOf(&["host", "zero", "continue"], |all| &mut all.clock)),
     (OWN, "Uptime", Plain, Use::One(|all| &mut all.uptime)),
     (OWN, "ClockMonotonic", Plain, Use::One(|all| &mut all.clock_monotonic)),
     (OWN, "ClockBoottime", Plain, Use::One(|all| &mut all.clock_boottime)),

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
-use super::said;
+use super::{continuation::continue_clocks, said};
 use crate::cli::Invocation;
 use crate::console::{FrontEnd, FrontWire, Log, Mode, Terminal, Terminals, front};
 use crate::error::{Context, Error, Result};
@@ -22,7 +22,7 @@ use crate::name::MachineName;
 use crate::plan::{CgroupPlan, LaunchPlan};
 use crate::settings::search::{self, Trust};
 use crate::settings::{Settings, nspawn};
-use crate::spec::{Facts, MachineSpec};
+use crate::spec::{Facts, Keep, MachineSpec};
 use crate::sys::{Forked, fork};
 use crate::wire::Wire;
 
@@ -70,8 +70,9 @@ impl<'a> Sources<'a> {
         let image = &self.image;
         let tree = Tree::open(&image.path).context(|| format!("cannot open '{}'", image.path.display()))?;
         let init = look(image, &tree)?;
-        let spec = MachineSpec::resolve(&self.settings()?, &facts(image, &tree, init)?)?;
+        let mut spec = MachineSpec::resolve(&self.settings()?, &facts(image, &tree, init)?)?;
         drop(tree);
+        continue_clocks(&mut spec)?;
         let plan = LaunchPlan::resolve(&spec, &host()?)?;
         Ok((spec, plan))
     }
@@ -193,7 +194,13 @@ pub(super) fn supervise_to_end(
         Attachment::open(plan.console, front, plan.name.as_str()).context(|| "cannot attach the console")?;
     log.into_iter().for_each(|log| attachment.keep(log));
     let manner = Manner { ways: plan.ways, ready: plan.ready, up: plan.up };
+    if spec.clocks.keep != Keep::No {
+        // Only since the tree is held nobody else can have them go on.
+        continue_clocks(&mut spec)?;
+        plan = LaunchPlan::resolve(&spec, &host()?)?;
+    }
     let ended = loop {
+        tenure.begin_clocks(&plan)?;
         let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &mut signals)?;
         if let Some(starter) = starter.take() {
             // Who has not waited wants to know nothing.
@@ -216,7 +223,8 @@ pub(super) fn supervise_to_end(
         }
         announce(&spec, quiet, "reboots");
         sources.reread_limits(&mut spec);
-        // The clocks start anew, against a host whose own have gone on.
+        spec.clocks.go_on(tenure.last_clocks());
+        // The clocks start anew, or go on, against a host whose own have gone on.
         plan = LaunchPlan::resolve(&spec, &host()?)?;
     };
     let shut = attachment.shut().context(|| "cannot remove the socket of the console");

@@ -9,6 +9,7 @@ pub mod check;
 mod clean;
 pub mod clock;
 pub mod completions;
+mod continuation;
 pub mod copy;
 pub mod enable;
 pub mod freeze;

@@ -164,7 +164,7 @@ fn what_is_malformed_is_said_with_its_line() {
     for (text, reason) in [
         ("[Exec]\n\nUser", "web.nspawn:3: 'User' is neither [SECTION] nor KEY=VALUE"),
         ("[Files]\nReadOnly=maybe", "web.nspawn:2: ReadOnly: 'maybe' is neither yes nor no"),
-        ("[X-Osier]\nClock=slow", "web.nspawn:2: Clock: 'slow' is not one of host, zero"),
+        ("[X-Osier]\nClock=slow", "web.nspawn:2: Clock: 'slow' is not one of host, zero, continue"),
         ("[Exec]\nEnvironment='A=1", "web.nspawn:2: Environment: a ' has no end"),
     ] {
         assert_eq!(refused(text), reason);
