@@ -25,6 +25,7 @@ pub mod cgroup;
 pub mod checkpoint;
 pub mod clock;
 pub mod console;
+pub mod criu;
 pub mod device;
 pub mod exec;
 pub mod host;

@@ -8,7 +8,8 @@ use super::schema::{self, Finding};
 use super::{clean, json, print, table};
 use crate::bus;
 use crate::cli::Check;
-use crate::error::{Context, Result, reason};
+use crate::criu::{Criu, Features};
+use crate::error::{Context, Error, Result, reason};
 use crate::machine::record::Store;
 use crate::mount::table as mounts;
 use crate::namespace::Kind;
@@ -57,7 +58,9 @@ fn look() -> Result<Vec<Finding>> {
     found.extend(Kind::ALL.map(namespace));
     found.push(cgroup(cgroup2.as_deref()));
     found.extend(cgroup2.iter().map(|mount| controllers(mount)));
-    found.extend([mount_api(), pidfd(), overlay(), systemd(), mmdebstrap(), system_bus(), machined()]);
+    found.extend([mount_api(), pidfd(), overlay(), systemd(), mmdebstrap()]);
+    found.extend(criu());
+    found.extend([system_bus(), machined()]);
     Ok(found)
 }
 
@@ -179,6 +182,44 @@ fn mmdebstrap() -> Finding {
     let finding =
         optional("mmdebstrap", result, "`osier image build debian` needs it: apt install mmdebstrap");
     Finding { note: program.map_or(finding.note, |path| path.display().to_string()), ..finding }
+}
+
+/// CRIU, and where it is there, what only some kernels let it do.
+fn criu() -> Vec<Finding> {
+    let criu = match Criu::find(None) {
+        Ok(criu) => criu,
+        Err(missing) => {
+            let error = Error::from(missing);
+            let advice = error.hint_text().unwrap_or_default();
+            let cause = Err(io::Error::other(error.to_string()));
+            return vec![optional(
+                "criu",
+                cause,
+                &format!("checkpoint, restore and migrate need it: {advice}"),
+            )];
+        }
+    };
+    let note = format!("{} {}", criu.program().display(), criu.version());
+    let found = Finding { note, ..optional("criu", Ok(()), "") };
+    let features = criu.features();
+    let able = |able: fn(&Features) -> bool| match &features {
+        Ok(features) if able(features) => Ok(()),
+        Ok(_) => Err(io::ErrorKind::Unsupported.into()),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    };
+    vec![
+        found,
+        optional(
+            "criu: dirty pages",
+            able(|features| features.dirty_pages),
+            "migrate --precopy needs a kernel with CONFIG_MEM_SOFT_DIRTY",
+        ),
+        optional(
+            "criu: lazy pages",
+            able(|features| features.lazy_pages),
+            "migration by post-copy needs a kernel with CONFIG_USERFAULTFD",
+        ),
+    ]
 }
 
 fn exists(path: &str) -> io::Result<()> {

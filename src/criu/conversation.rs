@@ -1,0 +1,154 @@
+//! One request to CRIU from its sending to its answer, with the hooks between.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::log::{self, Task};
+use super::message::{Answer, Options, Request, Type};
+use super::worker::Worker;
+use super::{Failed, Hook};
+use crate::interrupt::Interrupt;
+
+/// CRIU's log level: debugging, without which the log does not say what it was about when it failed.
+const LOG_LEVEL: i32 = 4;
+
+/// A request that is under way.
+pub(super) struct Conversation<'a> {
+    pub(super) worker: &'a mut Worker,
+    pub(super) log: &'a Path,
+    pub(super) interrupt: Option<&'a Interrupt>,
+    pub(super) stop: Stop,
+}
+
+/// What is done when a signal has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// CRIU is told to give up at the next hook, where it puts back what it has changed in the tasks.
+    AtHook,
+    /// CRIU is killed: what it has made is to go anyway.
+    AtOnce,
+}
+
+/// What is told when CRIU waits: which point, and the first task's process ID where CRIU says it.
+pub(super) type Ask<'a> = dyn FnMut(Hook, Option<Pid>) -> io::Result<()> + 'a;
+
+impl Conversation<'_> {
+    /// Sends `request` and gives CRIU's last answer, which is that it succeeded. Each hook is put to `ask`; when that
+    /// fails, or a signal has come, CRIU is told to give up there.
+    ///
+    /// # Errors
+    /// [`Failed`]; the worker has ended.
+    pub(super) fn hold(
+        &mut self,
+        request: &Request,
+        ask: &mut Ask<'_>,
+        tasks: &dyn Fn(i32) -> Option<Task>,
+    ) -> Result<Answer, Failed> {
+        self.worker.send(request).map_err(Failed::start("talk to criu"))?;
+        let mut own: Option<Failed> = None;
+        loop {
+            if self.stop == Stop::AtOnce && own.is_none() && self.came() {
+                own = Some(Failed::Interrupted);
+                self.worker.kill();
+            }
+            if !self.worker.wait(&[]).map_err(Failed::start("wait for criu"))? {
+                continue;
+            }
+            let Some(answer) = self.worker.receive().map_err(Failed::start("understand criu"))? else {
+                let status = self.worker.end().map_err(Failed::start("wait for criu"))?;
+                return Err(own.unwrap_or_else(|| self.died(status)));
+            };
+            let Some(notify) = answer.notify.as_ref().filter(|_| answer.kind == i32::from(Type::Notify))
+            else {
+                self.worker.end().map_err(Failed::start("wait for criu"))?;
+                return match own {
+                    Some(failed) => Err(failed),
+                    None if answer.success => Ok(answer),
+                    None => Err(self.refused(&answer, tasks)),
+                };
+            };
+            let hook = Hook::from_name(notify.script.as_deref().unwrap_or_default());
+            let asked = match &own {
+                // What is asked after that is part of giving up.
+                Some(_) => Ok(()),
+                None if self.came() => Err(Failed::Interrupted),
+                None => ask(hook, notify.pid.map(Pid::from_raw)).map_err(Failed::Hook),
+            };
+            let kind = Type::Notify.into();
+            let reply = Request { kind, notify_success: Some(asked.is_ok()), ..Request::default() };
+            own = own.or(asked.err());
+            // One that has just been killed is heard of by the next read.
+            let _ = self.worker.send(&reply);
+        }
+    }
+
+    fn came(&self) -> bool {
+        self.interrupt.is_some_and(|interrupt| interrupt.check().is_err())
+    }
+
+    fn died(&mut self, status: ExitStatus) -> Failed {
+        let how = match (status.signal().map(Signal::try_from), status.code()) {
+            (Some(Ok(signal)), _) => format!("was ended by {signal}"),
+            (_, Some(code)) => format!("ended with status {code}"),
+            _ => "ended".to_owned(),
+        };
+        let how = match self.worker.last_words() {
+            Some(words) => format!("{how}: {words}"),
+            None => how,
+        };
+        Failed::Died { how, log: self.log.to_owned() }
+    }
+
+    fn refused(&self, answer: &Answer, tasks: &dyn Fn(i32) -> Option<Task>) -> Failed {
+        let text = fs::read(self.log).unwrap_or_default();
+        let cause = log::cause(&String::from_utf8_lossy(&text), tasks)
+            .or_else(|| answer.message.as_deref().map(|message| log::sentence(message.trim())))
+            .or_else(|| answer.errno.map(|errno| crate::error::reason(&io::Error::from_raw_os_error(errno))))
+            .unwrap_or_else(|| "criu does not say why".to_owned());
+        Failed::Refused { cause, log: self.log.to_owned() }
+    }
+}
+
+/// The directories that a request names by descriptor, kept open until CRIU has opened them itself (by
+/// /proc/PID/fd/N of this process).
+pub(super) struct Directories {
+    images: File,
+    work: File,
+    log: String,
+}
+
+impl Directories {
+    /// `images`, and the directory that the file `log` is to be in.
+    ///
+    /// # Errors
+    /// [`Failed::Start`] when one cannot be opened.
+    pub(super) fn open(images: &Path, log: &Path) -> Result<Self, Failed> {
+        let open =
+            |path: &Path| File::open(path).map_err(Failed::start(format!("open '{}'", path.display())));
+        let name = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // What an earlier try has left would be taken for this one's.
+        let _ = fs::remove_file(log);
+        Ok(Self { images: open(images)?, work: open(log.parent().unwrap_or(Path::new(".")))?, log: name })
+    }
+
+    /// The options that name them.
+    pub(super) fn options(&self) -> Options {
+        use std::os::fd::AsRawFd;
+        Options {
+            images_dir_fd: self.images.as_raw_fd(),
+            work_dir_fd: Some(self.work.as_raw_fd()),
+            log_file: Some(self.log.clone()),
+            log_level: Some(LOG_LEVEL),
+            notify_scripts: Some(true),
+            tcp_established: Some(true),
+            file_locks: Some(true),
+            ..Options::default()
+        }
+    }
+}

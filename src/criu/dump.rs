@@ -1,0 +1,153 @@
+//! Dumping a process tree into images.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use nix::unistd::Pid;
+
+use super::conversation::{Conversation, Directories, Stop};
+use super::log::Task;
+use super::message::{Options, Request, Type};
+use super::worker::Worker;
+use super::{Criu, Failed, Hook};
+use crate::interrupt::Interrupt;
+
+/// What is to be dumped, and where to.
+///
+/// Live TCP connections, file locks and deleted files are dumped as they are: a whole OS has them all.
+#[derive(Debug, Clone)]
+pub struct Dump<'a> {
+    /// The first task, as this process sees it.
+    pub pid: Pid,
+    /// The directory that gets the images; it is there and empty.
+    pub images: &'a Path,
+    /// The file that gets CRIU's log, in a directory that is there.
+    pub log: &'a Path,
+    /// What becomes of the tasks.
+    pub leave: Leave,
+    /// `--external`: what is outside and stays there, `tty[RDEV:DEV]`, `mnt[/dev/console]:console`.
+    pub external: Vec<String>,
+    /// The largest deleted file that goes into the images, in bytes.
+    pub ghost_limit: u32,
+    /// Which pages.
+    pub memory: Memory,
+    /// What was said to stop by, if anything.
+    pub interrupt: Option<&'a Interrupt>,
+}
+
+/// What becomes of the tasks after a dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// They go on.
+    Running,
+    /// They are killed.
+    Dead,
+}
+
+/// Which pages a dump saves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Memory {
+    /// All.
+    Whole,
+    /// All, and from now on what is written to is tracked for the next dump.
+    Tracked,
+    /// Those that were written to since the dump in this directory, given as the path from the new images' directory
+    /// (`../0`); tracked on.
+    Since(String),
+}
+
+impl Criu {
+    /// Dumps. `ask` is called at each [`Hook`]; when it fails, nothing becomes of the dump, and the tasks go on.
+    ///
+    /// # Errors
+    /// [`Failed`]; the tasks go on as if nothing had been.
+    pub fn dump(&self, dump: &Dump<'_>, ask: &mut dyn FnMut(Hook) -> io::Result<()>) -> Result<(), Failed> {
+        self.save(dump, Type::Dump, ask)
+    }
+
+    /// Saves the memory alone while the tasks go on (they are stopped for the time it takes to find what is to be
+    /// saved), for a [`Memory::Since`] later.
+    ///
+    /// # Errors
+    /// As [`Criu::dump`]; also where the kernel does not track pages ([`super::Features::dirty_pages`]).
+    pub fn pre_dump(&self, dump: &Dump<'_>) -> Result<(), Failed> {
+        self.save(dump, Type::SinglePreDump, &mut |_| Ok(()))
+    }
+
+    fn save(
+        &self,
+        dump: &Dump<'_>,
+        kind: Type,
+        ask: &mut dyn FnMut(Hook) -> io::Result<()>,
+    ) -> Result<(), Failed> {
+        match self.save_locked(dump, kind, Lock::Nftables, ask) {
+            Err(Failed::Refused { log, .. }) if lacks_nftables(&log) => {
+                // Nothing had been asked but whether to begin, and that has been answered.
+                let mut rest = |hook| if hook == Hook::PreDump { Ok(()) } else { ask(hook) };
+                self.save_locked(dump, kind, Lock::Iptables, &mut rest)
+            }
+            result => result,
+        }
+    }
+
+    fn save_locked(
+        &self,
+        dump: &Dump<'_>,
+        kind: Type,
+        lock: Lock,
+        ask: &mut dyn FnMut(Hook) -> io::Result<()>,
+    ) -> Result<(), Failed> {
+        let directories = Directories::open(dump.images, dump.log)?;
+        let options = options(dump, lock, directories.options());
+        let mut worker = Worker::start(&self.program, &[]).map_err(Failed::start("start criu"))?;
+        let mut conversation = Conversation {
+            worker: &mut worker,
+            log: dump.log,
+            interrupt: dump.interrupt,
+            stop: Stop::AtHook,
+        };
+        let request = Request { kind: kind.into(), options: Some(options), ..Request::default() };
+        conversation.hold(&request, &mut |hook, _| ask(hook), &task).map(drop)
+    }
+}
+
+/// How packets are kept from connections that are being dumped (`criu_network_lock_method`): by a table of CRIU's own in the tasks'
+/// network namespace, or by the program iptables-restore, where CRIU was built without libnftables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Iptables = 1,
+    Nftables = 2,
+}
+
+fn lacks_nftables(log: &Path) -> bool {
+    fs::read_to_string(log).is_ok_and(|text| text.contains("built without libnftables support"))
+}
+
+fn options(dump: &Dump<'_>, lock: Lock, base: Options) -> Options {
+    let (track, parent) = match &dump.memory {
+        Memory::Whole => (None, None),
+        Memory::Tracked => (Some(true), None),
+        Memory::Since(parent) => (Some(true), Some(parent.clone())),
+    };
+    Options {
+        pid: Some(dump.pid.as_raw()),
+        leave_running: Some(dump.leave == Leave::Running),
+        link_remap: Some(true),
+        external: dump.external.clone(),
+        ghost_limit: Some(dump.ghost_limit),
+        track_mem: track,
+        network_lock: Some(lock as i32),
+        parent_img: parent,
+        ..base
+    }
+}
+
+/// A task as the log should name it: it is there still. None for what is in no pid namespace below this one.
+fn task(pid: i32) -> Option<Task> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    let numbers = field("NSpid:")?;
+    let inside = numbers.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Task { name: field("Name:\t")?.to_owned(), inside })
+}

@@ -1,0 +1,411 @@
+//! CRIU driven by osier: a process tree in namespaces of its own, with a root of its own, is dumped and brought back.
+//!
+//! Needs root and a criu: `OSIER_CRIU`, or one in PATH.
+#![expect(clippy::unwrap_used, reason = "a test that cannot do its own work has failed")]
+
+#[expect(dead_code, reason = "other tests need more of it")]
+mod support;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use osier::criu::{Criu, Dump, Failed, Hook, Leave, Memory, Restore, Restored};
+use osier::error::Error;
+use osier::interrupt::Interrupt;
+use support::leftovers::cgroup2;
+use support::tree::{Scratch, Tree};
+use support::{await_some, await_that, unique};
+
+fn criu() -> Criu {
+    let given = std::env::var_os("OSIER_CRIU").map(PathBuf::from);
+    Criu::find(given.as_deref()).expect("a criu: start the tests with tests/run, or set OSIER_CRIU")
+}
+
+/// A process tree: PID 1 counts, and has a child that does nothing.
+struct Subject {
+    tree: Tree,
+    scratch: Scratch,
+    cgroup: PathBuf,
+    outer: Option<Child>,
+    pid: Pid,
+}
+
+/// Run in the new namespaces: the root as CRIU can dump it, one plain mount with a tmpfs for /run.
+const ENTER: &str = r#"
+    set -e
+    mount --make-rprivate /
+    mount --bind "$0" "$0"
+    cd "$0"
+    mount -t proc proc proc
+    mount -t tmpfs dev dev
+    mknod dev/null c 1 3
+    mount -t tmpfs run run
+    pivot_root . mnt
+    umount -l /mnt
+    exec </dev/null >/dev/null 2>&1
+    # Not what this shell keeps aside.
+    exec setsid /bin/busybox sh -c 'exec 10<&-; exec /subject'
+"#;
+
+const PROGRAM: &str = r"#!/bin/sh
+cd /
+sleep 1000000 &
+i=0
+while :; do
+    i=$((i + 1))
+    cut -d' ' -f1 /proc/uptime > /run/new
+    echo $i >> /run/new
+    mv /run/new /run/state
+    sleep 0.02
+done
+";
+
+impl Subject {
+    fn start() -> Self {
+        let tree = Tree::minimal();
+        tree.executable("subject", PROGRAM);
+        // Of its own, as a machine has one: what is in CRIU's own cgroups is not moved at restore.
+        let cgroup = cgroup2().join(format!("osier-{}", unique("criu")));
+        fs::create_dir(&cgroup).unwrap();
+        let outer = Command::new("sh")
+            .args(["-c", r#"echo 0 >"$0/cgroup.procs" && exec "$@""#])
+            .arg(&cgroup)
+            .args([
+                "unshare",
+                "--pid",
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--net",
+                "--cgroup",
+                "--time",
+                "--fork",
+                "--kill-child",
+            ])
+            .args(["--boottime", "1000000", "--monotonic", "500000", "sh", "-c", ENTER])
+            .arg(tree.path())
+            .stdin(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", outer.id());
+        let pid = await_some("the first task", || fs::read_to_string(&children).unwrap().trim().parse().ok());
+        let this =
+            Self { tree, scratch: Scratch::new(), cgroup, outer: Some(outer), pid: Pid::from_raw(pid) };
+        await_that("the subject to count", || this.count() > 2);
+        this
+    }
+
+    fn state(&self) -> (f64, u64) {
+        let text = fs::read_to_string(format!("/proc/{}/root/run/state", self.pid)).unwrap_or_default();
+        let mut lines = text.lines();
+        let mut next = || lines.next().and_then(|line| line.parse::<f64>().ok()).unwrap_or_default();
+        let uptime = next();
+        (uptime, next() as u64)
+    }
+
+    fn count(&self) -> u64 {
+        self.state().1
+    }
+
+    fn assert_alive(&self) {
+        let before = self.count();
+        await_that("the subject to go on", || self.count() > before + 2);
+    }
+
+    fn images(&self) -> PathBuf {
+        let path = self.scratch.path().join("images");
+        let _ = fs::create_dir(&path);
+        path
+    }
+
+    fn log(&self) -> PathBuf {
+        self.scratch.path().join("criu.log")
+    }
+
+    fn dump(&self, leave: Leave, ask: &mut dyn FnMut(Hook) -> io::Result<()>) -> Result<(), Failed> {
+        let (images, log) = (self.images(), self.log());
+        criu().dump(&Dump { leave, ..self.what(&images, &log) }, ask)
+    }
+
+    fn dump_until(
+        &self,
+        interrupt: &Interrupt,
+        ask: &mut dyn FnMut(Hook) -> io::Result<()>,
+    ) -> Result<(), Failed> {
+        let (images, log) = (self.images(), self.log());
+        criu().dump(&Dump { interrupt: Some(interrupt), ..self.what(&images, &log) }, ask)
+    }
+
+    fn what<'a>(&self, images: &'a Path, log: &'a Path) -> Dump<'a> {
+        Dump {
+            pid: self.pid,
+            images,
+            log,
+            leave: Leave::Dead,
+            external: Vec::new(),
+            ghost_limit: 1 << 20,
+            memory: Memory::Whole,
+            interrupt: None,
+        }
+    }
+
+    fn log_text(&self) -> String {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Removes the images.
+    fn clear(&self) {
+        fs::remove_dir_all(self.images()).unwrap();
+    }
+
+    /// A command in it, as nsenter(1) runs it.
+    fn run(&self, command: &str) -> String {
+        let output = Command::new("nsenter")
+            .args(["--target", &self.pid.to_string(), "--all", "--root", "--wd", "/bin/busybox", "sh", "-c"])
+            .arg(command)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn uptime_of_a_new_process(&self) -> f64 {
+        self.run("cut -d' ' -f1 /proc/uptime").trim().parse().unwrap()
+    }
+
+    /// No packet is dropped in its network.
+    fn assert_unlocked(&self) {
+        self.run("ip link set lo up; ping -c1 -W2 127.0.0.1");
+    }
+
+    fn end(&mut self) {
+        if let Some(mut outer) = self.outer.take() {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            outer.wait().unwrap();
+        }
+    }
+
+    /// Brings it back; its root is a mount in a mount namespace of this test's thread.
+    fn restore(
+        &mut self,
+        ask: &mut dyn FnMut(Hook, Option<Pid>) -> io::Result<()>,
+    ) -> Result<Restored, Failed> {
+        self.end();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let root = self.scratch.path().join("root");
+        let _ = fs::create_dir(&root);
+        mount(Some(&self.tree.path()), &root, none, MsFlags::MS_BIND, none).unwrap();
+        mount(none, &root, none, MsFlags::MS_PRIVATE, none).unwrap();
+        let (images, log) = (self.images(), self.log());
+        let restore = Restore {
+            images: &images,
+            log: &log,
+            root: &root,
+            external: Vec::new(),
+            inherit: Vec::new(),
+            cgroup_root: None,
+            interrupt: None,
+        };
+        let restored = criu().restore(&restore, ask);
+        umount2(&root, MntFlags::MNT_DETACH).unwrap();
+        if let Ok(restored) = &restored {
+            self.pid = restored.pid;
+        }
+        restored
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        self.end();
+        await_that("the cgroup to be empty", || fs::remove_dir(&self.cgroup).is_ok());
+    }
+}
+
+/// Ends a restored tree; it is a child of this process.
+fn end(restored: &Restored) {
+    kill(restored.pid, Signal::SIGKILL).unwrap();
+    waitpid(restored.pid, None).unwrap();
+}
+
+/// The children of this thread that are criu or come of it.
+fn criu_children() -> Vec<i32> {
+    let list = fs::read_to_string("/proc/thread-self/children").unwrap();
+    let children = list.split_whitespace().map(|pid| pid.parse().unwrap());
+    children
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // The restored task has no command line as long as its memory is not its own.
+            line.is_empty() || String::from_utf8_lossy(&line).contains("criu")
+        })
+        .collect()
+}
+
+fn kill_criu() {
+    for pid in criu_children() {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains("swrk") || String::from_utf8_lossy(&line).contains("rpc") {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_tree_is_dumped_comes_back_and_is_dumped_again() {
+    let mut subject = Subject::start();
+    let (mut hooks, mut dumped) = (Vec::new(), None);
+    let result = subject.dump(Leave::Dead, &mut |hook| {
+        hooks.push(hook);
+        dumped = Some(subject.state());
+        Ok(())
+    });
+    let (uptime_then, count_then) = dumped.unwrap();
+    result.unwrap_or_else(|failed| panic!("{failed}: {}", subject.log_text()));
+    assert_eq!(hooks, [Hook::PreDump, Hook::NetworkLock, Hook::Other, Hook::PostDump]);
+    std::thread::sleep(Duration::from_secs(3));
+
+    let mut hooks = Vec::new();
+    let before = Instant::now();
+    let result = subject.restore(&mut |hook, pid| {
+        hooks.push((hook, pid));
+        Ok(())
+    });
+    let restored = result.unwrap_or_else(|failed| panic!("{failed}: {}", subject.log_text()));
+    let pid = Some(restored.pid);
+    assert_eq!(
+        hooks[..3],
+        [(Hook::PreRestore, None), (Hook::SetupNamespaces, pid), (Hook::PostSetupNamespaces, pid)]
+    );
+    assert!(hooks[3..].starts_with(&[
+        (Hook::PostRestore, pid),
+        (Hook::NetworkUnlock, pid),
+        (Hook::PreResume, pid)
+    ]));
+    let status = fs::read_to_string(format!("/proc/{}/status", restored.pid)).unwrap();
+    assert!(status.contains(&format!("\nPPid:\t{}\n", std::process::id())), "{status}");
+    assert!(status.contains("\t1\n"), "{status}");
+    // The time between does not count.
+    subject.assert_alive();
+    let (uptime, count) = subject.state();
+    let since = before.elapsed().as_secs_f64() + 1.0;
+    assert!((0.0..since).contains(&(uptime - uptime_then)), "{uptime} after {uptime_then}, in {since}");
+    assert!(count > count_then, "{count} after {count_then}");
+    assert!((0.0..5.0).contains(&(subject.uptime_of_a_new_process() - uptime)));
+
+    subject.clear();
+    let result = subject.dump(Leave::Running, &mut |_| Ok(()));
+    result.unwrap_or_else(|failed| panic!("{failed}: {}", subject.log_text()));
+    subject.assert_alive();
+    end(&restored);
+}
+
+#[test]
+fn a_dump_that_is_refused_or_interrupted_leaves_the_tree_running() {
+    let subject = Subject::start();
+    for refused in [Hook::PreDump, Hook::NetworkLock, Hook::PostDump] {
+        let result = subject.dump(Leave::Dead, &mut |hook| match hook {
+            hook if hook == refused => Err(io::Error::other("not now")),
+            _ => Ok(()),
+        });
+        assert!(matches!(&result, Err(Failed::Hook(error)) if error.to_string() == "not now"), "{result:?}");
+        subject.assert_alive();
+        subject.assert_unlocked();
+    }
+    let interrupt = Interrupt::watch().unwrap();
+    let result = subject.dump_until(&interrupt, &mut |hook| {
+        if hook == Hook::NetworkLock {
+            kill(Pid::this(), Signal::SIGINT).unwrap();
+        }
+        Ok(())
+    });
+    assert!(matches!(result, Err(Failed::Interrupted)), "{result:?}");
+    subject.assert_alive();
+    subject.assert_unlocked();
+    assert_eq!(criu_children(), Vec::<i32>::new());
+}
+
+#[test]
+fn a_restore_that_is_refused_or_killed_leaves_nothing() {
+    let mut subject = Subject::start();
+    subject.dump(Leave::Dead, &mut |_| Ok(())).unwrap();
+    for kills in [false, true] {
+        for refused in [
+            Hook::PreRestore,
+            Hook::SetupNamespaces,
+            Hook::PostSetupNamespaces,
+            Hook::PostRestore,
+            Hook::PreResume,
+        ] {
+            let mut first = None;
+            let result = subject.restore(&mut |hook, pid| {
+                first = first.or(pid);
+                match hook == refused {
+                    true if kills => kill_criu(),
+                    true => return Err(io::Error::other("no")),
+                    false => {}
+                }
+                Ok(())
+            });
+            match &result {
+                Err(Failed::Hook(_)) => assert!(!kills, "{refused:?}"),
+                Err(Failed::Died { .. }) => assert!(kills, "{refused:?}"),
+                _ => panic!("{refused:?}, killed {kills}: {result:?}"),
+            }
+            assert_eq!(criu_children(), Vec::<i32>::new(), "{refused:?}, killed {kills}");
+            let gone = first.is_none_or(|pid| kill(pid, None).is_err());
+            assert!(gone, "{refused:?}, killed {kills}: {first:?} is there");
+            await_that("nobody in the cgroup", || {
+                fs::read_to_string(subject.cgroup.join("cgroup.procs")).is_ok_and(|procs| procs.is_empty())
+            });
+        }
+    }
+    let restored = subject.restore(&mut |_, _| Ok(())).unwrap();
+    subject.assert_alive();
+    end(&restored);
+}
+
+#[test]
+fn what_cannot_be_dumped_is_named() {
+    let subject = Subject::start();
+    subject.run("setsid sh -c 'unshare -u sleep 1000' >/dev/null 2>&1 </dev/null &");
+    await_that("a nested namespace", || subject.run("ps").contains("sleep 1000\n"));
+    let result = subject.dump(Leave::Running, &mut |_| Ok(()));
+    let Err(failed @ Failed::Refused { .. }) = &result else { panic!("{result:?}") };
+    let text = failed.to_string();
+    println!("{text}");
+    assert!(text.starts_with("task ") && text.contains(" (sleep): "), "{text}\n{}", subject.log_text());
+    assert!(failed.log().is_some_and(Path::exists));
+    subject.assert_alive();
+}
+
+#[test]
+fn what_is_no_criu_is_refused() {
+    let scratch = Scratch::new();
+    let script = scratch.file("criu", "#!/bin/sh\necho 'no such library' >&2\nexit 127\n");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    for (path, expected) in [
+        (script.as_path(), "as criu: no such library"),
+        (Path::new("/bin/true"), "cannot use '/bin/true' as criu"),
+        (Path::new("/nowhere/criu"), "cannot find '/nowhere/criu'"),
+    ] {
+        let error = Error::from(Criu::find(Some(path)).unwrap_err());
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(error.hint_text().unwrap().contains("install criu 4.1"), "{error:?}");
+    }
+}
