@@ -34,6 +34,7 @@ pub mod mount;
 pub mod namespace;
 pub mod net;
 pub mod notify;
+pub mod seccomp;
 pub mod transfer;
 pub mod user;
 

@@ -1,5 +1,6 @@
 //! The launch plan: everything decided, nothing done. Printed, it is `--dry-run`.
 
+mod checkpoint;
 mod files;
 mod limits;
 mod text;
@@ -18,8 +19,9 @@ use crate::mount::op::Op;
 use crate::name::MachineName;
 use crate::namespace::{self, Namespaces};
 use crate::net::Veth;
+use crate::seccomp::Filter;
 use crate::spec::{
-    ClockNeed, Clocks, Keep, MachineSpec, Network, Program, Ready, Register, Root, Unit, Ways,
+    Checkpoints, ClockNeed, Clocks, Keep, MachineSpec, Network, Program, Ready, Register, Root, Unit, Ways,
 };
 
 /// Everything that a launch does.
@@ -57,6 +59,8 @@ pub struct LaunchPlan {
     pub register: Register,
     /// Its console.
     pub console: Mode,
+    /// Whether it can be saved and restored.
+    pub checkpoints: Checkpoints,
     /// What its payload cannot do.
     pub confinement: Confinement,
     /// What is executed.
@@ -137,11 +141,13 @@ pub enum CgroupPlan {
     },
 }
 
-/// What a payload cannot do. Seccomp, the device policy and no_new_privs have their place here.
+/// What a payload cannot do. The device policy and no_new_privs have their place here.
 #[derive(Debug, Clone)]
 pub struct Confinement {
     /// The capability bounding set.
     pub capabilities: caps::Set,
+    /// The system calls that are refused.
+    pub system_calls: Filter,
 }
 
 /// What is executed.
@@ -189,7 +195,14 @@ impl LaunchPlan {
             limits: limits::resolve(spec, host)?,
             register: spec.register,
             console: spec.console,
-            confinement: Confinement { capabilities: spec.capabilities },
+            checkpoints: spec.checkpoints,
+            confinement: Confinement {
+                capabilities: spec.capabilities,
+                system_calls: match spec.checkpoints {
+                    Checkpoints::Possible => Filter::Checkpointable,
+                    Checkpoints::Impossible => Filter::None,
+                },
+            },
             exec: resolve_exec(spec, host),
             ways: spec.ways,
             ready: spec.ready,
@@ -204,6 +217,10 @@ fn resolve_namespaces(spec: &MachineSpec, host: &HostFacts) -> Result<Namespaces
         return Err(Error::new(Kind::Unsupported, "cannot give the machine clocks of its own")
             .because("this kernel has no time namespaces (CONFIG_TIME_NS)")
             .hint("--clock=host leaves the clocks as the host's"));
+    }
+    if !host.time_namespaces && spec.checkpoints == Checkpoints::Possible {
+        return Err(Error::new(Kind::Unsupported, "cannot make a machine that can be saved")
+            .because("this kernel has no time namespaces (CONFIG_TIME_NS): its clocks would jump"));
     }
     Ok(Namespaces::of(|kind| match kind {
         namespace::Kind::User => false,
@@ -293,6 +310,9 @@ fn resolve_exec(spec: &MachineSpec, host: &HostFacts) -> Exec {
     environment.extend(host.identity().into_iter().map(|(key, value)| (key, value.into())));
     if matches!(spec.payload.program, Program::Init { .. }) {
         environment.push(("NOTIFY_SOCKET".to_owned(), files::NOTIFY_SOCKET.into()));
+    }
+    if checkpoint::has_systemd(spec) {
+        environment.push(checkpoint::pressure());
     }
     if spec.console == Mode::Interactive {
         environment.push(("TERM".to_owned(), host.term.clone().unwrap_or_else(|| "vt220".to_owned()).into()));

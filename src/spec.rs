@@ -1,6 +1,7 @@
 //! The machine that is wanted: total and valid. No field means "default" any more; what cannot be is refused here, before
 //! anything on the host changes.
 
+mod checkpoint;
 mod clocks;
 mod mounts;
 mod unit;
@@ -20,6 +21,7 @@ use crate::mount::op::Access;
 use crate::name::MachineName;
 use crate::settings::{Origin, Setting, Settings};
 
+pub use checkpoint::Checkpoints;
 pub use clocks::{ClockNeed, Clocks, Keep};
 pub use mounts::{ExtraMount, parse_inside};
 pub use ways::Ways;
@@ -47,6 +49,8 @@ pub struct MachineSpec {
     pub mounts: Vec<ExtraMount>,
     /// The capability bounding set.
     pub capabilities: caps::Set,
+    /// Whether it can be saved and restored.
+    pub checkpoints: Checkpoints,
     /// What of /sys and /proc/sys can be written to.
     pub api_vfs: ApiVfs,
     /// The unit that holds it where systemd is PID 1.
@@ -218,7 +222,7 @@ impl MachineSpec {
             Some(setting) if setting.text == "auto" && tells => Ready::WhenPayloadSays,
             _ => Ready::AtStart,
         };
-        Ok(Self {
+        let spec = Self {
             id: resolve_id(settings.uuid.as_ref(), facts)?,
             hostname: settings.hostname.as_ref().map_or_else(|| Ok(name.to_string()), parse_hostname)?,
             root: Root {
@@ -233,6 +237,7 @@ impl MachineSpec {
             console: resolve_console(settings.console.as_ref(), facts.terminals, boot)?,
             mounts: mounts::resolve(settings)?,
             capabilities: resolve_capabilities(settings, network)?,
+            checkpoints: Checkpoints::resolve(settings),
             api_vfs: match settings.api_vfs.as_ref().map(|setting| setting.text.as_str()) {
                 Some("ro") => ApiVfs::ReadOnly,
                 Some("rw") => ApiVfs::ReadWrite,
@@ -252,7 +257,9 @@ impl MachineSpec {
             // Who asks to be told by any other init knows that it tells.
             up: if tells { Ready::WhenPayloadSays } else { ready },
             name,
-        })
+        };
+        checkpoint::check(&spec, settings)?;
+        Ok(spec)
     }
 
     /// The limits that the settings amount to.

@@ -166,6 +166,59 @@ fn a_boot_with_everything() {
 }
 
 #[test]
+fn a_machine_that_can_be_saved() {
+    let settings = Settings {
+        tmpfs: flags("--tmpfs", &["/var/tmp"]),
+        checkpointable: flag("--checkpointable", "yes"),
+        ..Settings::default()
+    };
+    assert_golden("boot-checkpointable", &resolve(&settings, &tree(Some("/sbin/init")), &hybrid()));
+    // Another init is told nothing.
+    let other = Facts {
+        init: Some(FoundInit { path: "/sbin/init".into(), init: Init::SysV }),
+        ..tree(Some("/sbin/init"))
+    };
+    let plan = resolve(&settings, &other, &hybrid()).unwrap().to_string();
+    assert!(plan.contains("\nrefused calls ") && !plan.contains("/run/systemd/system"), "{plan}");
+    let off = Settings { checkpointable: flag("--checkpointable", "no"), ..Settings::default() };
+    let plan = resolve(&off, &tree(Some("/sbin/init")), &hybrid()).unwrap().to_string();
+    assert!(plan.contains("/run/host/incoming") && !plan.contains("refused calls"), "{plan}");
+}
+
+#[test]
+fn what_cannot_be_saved_is_refused_before_a_machine_has_it() {
+    let able = || Settings { checkpointable: flag("--checkpointable", "yes"), ..Settings::default() };
+    for (settings, parts) in [
+        (
+            Settings { ephemeral: flag("--ephemeral", "yes"), ..able() },
+            ["--checkpointable: the throw-away layer of --ephemeral", "osier image clone"],
+        ),
+        (
+            Settings { network: flags("--network", &["host"]), ..able() },
+            ["--checkpointable: connections of the host's network", "--network=veth"],
+        ),
+        (
+            Settings { console: flag("--console", "pipe"), ..able() },
+            ["--checkpointable: the caller's own streams", "--console=read-only"],
+        ),
+        (
+            Settings { bind_ro: flags("--bind-ro", &["/etc:/a/b"]), ..able() },
+            ["--checkpointable: '/a/b' is the host's", "osier copy-to"],
+        ),
+    ] {
+        assert_refused(&settings, &host(), Kind::Usage, &parts);
+    }
+    let without = HostFacts { time_namespaces: false, ..host() };
+    let settings = Settings { clock: flag("--clock", "host"), ..able() };
+    assert_refused(
+        &settings,
+        &without,
+        Kind::Unsupported,
+        &["cannot make a machine that can be saved", "CONFIG_TIME_NS"],
+    );
+}
+
+#[test]
 fn a_run_with_everything() {
     let settings = Settings {
         uid: flag("--uid", "www-data"),

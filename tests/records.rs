@@ -79,6 +79,7 @@ fn record(name: &str, leader: u32) -> Record {
         cgroup: None,
         namespaces: BTreeMap::from([("pid".to_owned(), namespace)]),
         clocks: Clocks { monotonic_offset_ns: -3_600_000_000_000, boottime_offset_ns: 5 },
+        checkpointable: None,
         links: vec![format!("ve-{name}")],
         started: u64::try_from(started.as_micros()).unwrap(),
         started_monotonic: 5_000_000,

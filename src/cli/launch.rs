@@ -21,6 +21,9 @@ pub struct MachineOptions {
     /// What time it is in it.
     #[command(flatten)]
     pub clocks: Clocks,
+    /// Whether it can be saved.
+    #[command(flatten)]
+    pub checkpoint: Checkpoint,
     /// Its network.
     #[command(flatten)]
     pub network: Network,
@@ -128,6 +131,15 @@ pub struct Clocks {
     /// Offset of CLOCK_BOOTTIME from the host's, such as +1h, -5s or 1500ns
     #[arg(long, value_name = "±DURATION", allow_hyphen_values = true)]
     pub clock_boottime: Option<String>,
+}
+
+/// Whether it can be saved.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Checkpoint")]
+pub struct Checkpoint {
+    /// Make a machine that `osier checkpoint` can save: nothing of the host's inside, and what CRIU cannot save refused
+    #[arg(long)]
+    pub checkpointable: bool,
 }
 
 /// Its network.

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
+use serde::{Deserialize, Serialize};
 
 /// A new pseudoterminal.
 #[derive(Debug)]
@@ -41,6 +42,25 @@ pub fn open() -> io::Result<Pty> {
 pub fn open_peer(master: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     Ok(rustix::pty::ioctl_tiocgptpeer(master, flags)?)
+}
+
+/// What tells a terminal apart from every other one of this host, also once it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Identity {
+    /// Its device number.
+    pub rdev: u64,
+    /// The device number of the devpts that it is in.
+    pub dev: u64,
+}
+
+/// The identity of the slave of `master`.
+///
+/// # Errors
+/// As [`open_peer`].
+pub fn identity(master: impl AsFd) -> io::Result<Identity> {
+    let found = rustix::fs::fstat(open_peer(master)?)?;
+    Ok(Identity { rdev: found.st_rdev, dev: found.st_dev })
 }
 
 /// Makes `slave` the controlling terminal of the calling session leader (`TIOCSCTTY`); setsid(2) comes before it.

@@ -23,7 +23,7 @@ use crate::mount::{op::Op, root};
 use crate::namespace::Kind;
 use crate::net;
 use crate::plan::{LaunchPlan, NetworkPlan};
-use crate::spec::{First, Program};
+use crate::spec::{Checkpoints, First, Program};
 use crate::sys::{Forked, close_at_exec_from, exit_now, fork, unshare_namespaces};
 use crate::user::User;
 
@@ -93,34 +93,50 @@ fn set_up(plan: &LaunchPlan, given: &Given<'_>) -> Result<Set, Failure> {
         step(op, op.execute(None))?;
     }
     step("lead a session", setsid())?;
-    let console = match (plan.console, given.streams) {
-        (Mode::Pipe, Some(streams)) => {
+    let console = match (plan.console, given.streams, given.console) {
+        (Mode::Pipe, Some(streams), _) => {
             step("take the standard streams", take_streams(streams))?;
             None
         }
-        _ => Some(make_console()?),
+        (_, _, Some(_)) => {
+            step("open /dev/console", open_console())?;
+            None
+        }
+        _ => {
+            let master = make_console()?;
+            step("open /dev/console", open_console())?;
+            Some(master)
+        }
     };
-    step("set the root's mounts up", root::finish(plan.root.access))?;
+    let from_host = match plan.checkpoints {
+        // A mount that is another's slave can be saved only with that other.
+        Checkpoints::Possible => root::FromHost::Nothing,
+        Checkpoints::Impossible => root::FromHost::Mounts,
+    };
+    step("set the root's mounts up", root::finish(plan.root.access, from_host))?;
     let user = find_user(&plan.exec.user)?;
+    // While there is CAP_SYS_ADMIN for sure: without it a filter would take no_new_privs.
+    step("refuse system calls", plan.confinement.system_calls.install())?;
     step("limit capabilities", plan.confinement.capabilities.limit())?;
     Ok(Set { console, user })
 }
 
-/// The machine's console: a pty of its own devpts, seen at /dev/console, the payload's standard streams and controlling
-/// terminal.
+/// The machine's console: a pty of its own devpts, seen at /dev/console.
 fn make_console() -> Result<OwnedFd, Failure> {
     let pty = step("make a pty", console::pty::open())?;
     let console = Op::Inside { source: pty.slave_path.clone(), target: "/dev/console".into() };
     step(&console, console.execute(None))?;
-    let open = || -> io::Result<()> {
-        let console = fs::File::options().read(true).write(true).open("/dev/console")?;
-        console::pty::become_controlling(&console)?;
-        rustix::stdio::dup2_stdin(&console)?;
-        rustix::stdio::dup2_stdout(&console)?;
-        Ok(rustix::stdio::dup2_stderr(&console)?)
-    };
-    step("open /dev/console", open())?;
     Ok(pty.master)
+}
+
+/// Makes the console the payload's standard streams and controlling terminal. By its name inside: nothing that was opened on
+/// the host stays open.
+fn open_console() -> io::Result<()> {
+    let console = fs::File::options().read(true).write(true).open("/dev/console")?;
+    console::pty::become_controlling(&console)?;
+    rustix::stdio::dup2_stdin(&console)?;
+    rustix::stdio::dup2_stdout(&console)?;
+    Ok(rustix::stdio::dup2_stderr(&console)?)
 }
 
 fn take_streams(streams: &console::Streams) -> io::Result<()> {

@@ -9,10 +9,12 @@ mod watch;
 
 use std::os::fd::AsFd;
 
-use crate::console::Streams;
+use crate::console::{Streams, pty};
 use crate::error::{Context, Error, Result};
+use crate::machine::record::Checkpointable;
 use crate::machine::{Attachment, Leader, Running, Signals, Tenure};
 use crate::plan::LaunchPlan;
+use crate::spec::Checkpoints;
 use crate::sys::{Forked, fork};
 use outer::Given;
 use watch::{Outer, Watch};
@@ -32,7 +34,15 @@ pub fn launch(
     let cgroup = supervisor::make_cgroup(plan)?;
     let payload = cgroup.as_ref().map(|(_, payload)| payload.as_fd());
     let (supervisor_end, inside) = handshake::pair().context(|| "cannot make a socket")?;
-    let given = Given { scratch: tenure.scratch(), cgroup: payload, streams };
+    let console = match plan.checkpoints {
+        Checkpoints::Possible => Some(pty::open().context(|| "cannot make a terminal")?),
+        Checkpoints::Impossible => None,
+    };
+    let checkpointable = console.as_ref().map(|pty| pty::identity(&pty.master));
+    let checkpointable = checkpointable.transpose().context(|| "cannot look at a terminal")?;
+    let checkpointable = checkpointable.map(|console| Checkpointable { console });
+    let slave = console.as_ref().map(|pty| pty.slave_path.as_path());
+    let given = Given { scratch: tenure.scratch(), cgroup: payload, console: slave, streams };
     let outer = match fork().context(|| "cannot fork")? {
         Forked::Child => {
             drop(supervisor_end);
@@ -45,13 +55,14 @@ pub fn launch(
     let (cloned, leader) = supervisor_end.cloned(&mut watch)?;
     watch.forget_outer();
     let mut running = Running::new(Leader::new(leader.pid, leader.pidfd));
+    running.checkpointable = checkpointable;
     running.cgroup = cgroup.map(|(guard, _)| guard);
 
     let networked = cloned.ids_mapped(&mut watch)?;
     running.link = supervisor::make_link(plan, leader.pid).map_err(|error| explain(error, &running))?;
     supervisor::place(plan, tenure, &mut running).map_err(|error| explain(error, &running))?;
     let (ready, handover) = networked.placed(&mut watch)?;
-    if let Some(master) = handover.console {
+    if let Some(master) = handover.console.or(console.map(|pty| pty.master)) {
         watch.attachment.connect(master).context(|| "cannot serve the console")?;
     }
     running.notify = handover.notify;

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -14,7 +15,8 @@ use rustix::thread::UnshareFlags;
 use super::handshake::Inside;
 use super::leader;
 use crate::error::failure::{Failure, step};
-use crate::mount::{op::Op, root};
+use crate::mount::op::{Access, Depth, Op};
+use crate::mount::root;
 use crate::namespace::Kind;
 use crate::notify;
 use crate::plan::{LaunchPlan, NOTIFY_SOCKET};
@@ -27,6 +29,8 @@ pub(super) struct Given<'a> {
     pub(super) scratch: Option<BorrowedFd<'a>>,
     /// The payload's cgroup, where it is there already.
     pub(super) cgroup: Option<BorrowedFd<'a>>,
+    /// The slave of the host's pty that is to be the console, by its name on the host; for a machine that makes none itself.
+    pub(super) console: Option<&'a Path>,
     /// The payload's standard streams in pipe mode.
     pub(super) streams: Option<&'a crate::console::Streams>,
 }
@@ -68,10 +72,19 @@ fn prepare(plan: &LaunchPlan, given: &Given<'_>) -> Result<OwnedFd, Failure> {
     for op in &plan.outer {
         sources.push(step(op, op.open_source())?);
     }
+    let console = given.console.map(|slave| console_op(slave.to_owned()));
+    let console = console.map(|op| step(&op, op.open_source()).map(|source| (op, source))).transpose()?;
     let new_root = step(format!("mount '{tree}'"), root::attach(&plan.root.tree, given.scratch))?;
     step(format!("make '{tree}' the root"), root::enter(&new_root))?;
     execute(&plan.outer, sources)?;
+    if let Some((op, source)) = console {
+        step(&op, op.execute(source))?;
+    }
     step(format!("listen on {NOTIFY_SOCKET}"), notify::bind(NOTIFY_SOCKET.as_ref()))
+}
+
+fn console_op(source: PathBuf) -> Op {
+    Op::Host { source, target: "/dev/console".into(), access: Access::ReadWrite, depth: Depth::Single }
 }
 
 fn set_clocks(plan: &LaunchPlan) -> Result<(), Failure> {

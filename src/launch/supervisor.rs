@@ -178,6 +178,7 @@ pub(super) fn describe(plan: &LaunchPlan, tenure: &mut Tenure, running: &Running
             monotonic_offset_ns: plan.clocks.monotonic,
             boottime_offset_ns: plan.clocks.boottime,
         },
+        checkpointable: running.checkpointable,
         links: running.link.iter().map(|link| link.name().to_owned()).collect(),
         started: u64::try_from(started).unwrap_or(0),
         started_monotonic: u64::try_from(Duration::try_from(monotonic).unwrap_or_default().as_micros())

@@ -13,7 +13,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, Signal as DeathSignal, pidfd_open, set_parent_process_death_signal};
 
-use super::running::{Leader, Running};
+use super::record::Checkpointable;
+use super::running::Running;
 use crate::console::Streams;
 use crate::error::{Context, Kind, Result};
 use crate::exec;
@@ -38,7 +39,7 @@ impl Child {
         let what = || format!("cannot run '{}' in the machine", argv.join(" "));
         let cgroup = running.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         match fork().context(what)? {
-            Forked::Child => run(argv, &running.leader, cgroup.as_deref()),
+            Forked::Child => run(argv, running, cgroup.as_deref()),
             Forked::Parent(pid) => {
                 // Not waited for yet: the number is the child's.
                 let number = rustix::process::Pid::from_raw(pid.as_raw());
@@ -78,8 +79,8 @@ impl Drop for Child {
 }
 
 /// The child's life.
-fn run(argv: &[&str], leader: &Leader, cgroup: Option<&Path>) -> ! {
-    let code = match start(argv, leader, cgroup) {
+fn run(argv: &[&str], running: &Running, cgroup: Option<&Path>) -> ! {
+    let code = match start(argv, running, cgroup) {
         Ok(mut session) => session.wait().map_or(exit::OWN_FAILURE, |ended| ended.code()),
         Err(error) if error.kind() == Kind::CommandNotFound => exit::NOT_FOUND,
         Err(error) if error.kind() == Kind::CannotExecute => exit::CANNOT_EXECUTE,
@@ -88,11 +89,12 @@ fn run(argv: &[&str], leader: &Leader, cgroup: Option<&Path>) -> ! {
     exit_now(code)
 }
 
-fn start(argv: &[&str], leader: &Leader, cgroup: Option<&Path>) -> Result<Session> {
+fn start(argv: &[&str], running: &Running, cgroup: Option<&Path>) -> Result<Session> {
     let what = || "cannot prepare to enter the machine";
     // Before anything is closed: a signal would write into what is another descriptor by then.
     exec::reset_signals().context(what)?;
     set_parent_process_death_signal(Some(DeathSignal::KILL)).context(what)?;
+    let leader = &running.leader;
     let pidfd = leader.pidfd().as_raw_fd();
     // Above all the record's lock, which the supervisor's end has to release.
     if pidfd > 3 {
@@ -104,6 +106,7 @@ fn start(argv: &[&str], leader: &Leader, cgroup: Option<&Path>) -> Result<Sessio
     let streams = streams().context(what)?;
     let pidfd = leader.pidfd().try_clone_to_owned().context(what)?;
     let entry = Entry::read(leader.pid(), pidfd, cgroup).context(what)?;
+    let entry = entry.filtered(Checkpointable::filter(running.checkpointable));
     let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
     Session::start(&entry, &Command::of_root(&entry, argv), Standard::Streams(&streams))
 }

@@ -12,6 +12,7 @@
 //! Writers replace the file by rename(2); the new file is locked before it gets the name. Whoever opens the file just
 //! before sees that its link count is zero and opens again.
 
+mod checkpointable;
 mod kept;
 mod locks;
 mod writing;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::Init;
+pub use checkpointable::Checkpointable;
 use locks::{State, lock_name, state};
 use writing::{fill, is_full, open, overwrite, remove_if_there, write_locked};
 
@@ -82,6 +84,9 @@ pub struct Record {
     pub namespaces: BTreeMap<String, u64>,
     /// The offsets of its time namespace.
     pub clocks: Clocks,
+    /// How it can be saved and restored; nothing of a machine that cannot be.
+    #[serde(default)]
+    pub checkpointable: Option<Checkpointable>,
     /// Host network interfaces that belong to it.
     pub links: Vec<String>,
     /// When its leader ran, microseconds of CLOCK_REALTIME since the epoch.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal as KernelSignal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+use super::record::Checkpointable;
 use super::tenure::Tenure;
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
@@ -95,6 +96,8 @@ pub struct Running {
     pub cgroup: Option<Cgroup>,
     /// Its unit under systemd.
     pub unit: Option<String>,
+    /// How it can be saved and restored, where it can.
+    pub checkpointable: Option<Checkpointable>,
     /// The socket on which its init reports.
     pub notify: Option<OwnedFd>,
 }
@@ -102,7 +105,7 @@ pub struct Running {
 impl Running {
     /// A machine of which there is only the leader.
     pub fn new(leader: Leader) -> Self {
-        Self { leader, link: None, cgroup: None, unit: None, notify: None }
+        Self { leader, link: None, cgroup: None, unit: None, checkpointable: None, notify: None }
     }
 
     /// Gives back what this boot had, after the leader's end: cgroup, unit and registration, link. Name and tree stay
@@ -111,7 +114,7 @@ impl Running {
     /// # Errors
     /// The first of what went wrong; the rest was given back all the same.
     pub fn close(self, tenure: &mut Tenure) -> Result<Ended> {
-        let Self { mut leader, link, cgroup, unit, notify } = self;
+        let Self { mut leader, link, cgroup, unit, checkpointable: _, notify } = self;
         drop(notify);
         let ended = leader.wait().context(|| "cannot wait for the machine's first process");
         let emptied = cgroup.map_or(Ok(()), |cgroup| {

@@ -124,15 +124,28 @@ pub fn enter(root: &OwnedFd) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
+/// What of the host's later mounts reaches a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FromHost {
+    /// What is mounted below what it was given.
+    Mounts,
+    /// Nothing.
+    Nothing,
+}
+
 /// Ends the making of the root: read-only where asked (the root mount alone), and everything shared, so that what the
 /// payload mounts reaches the namespaces that it makes (CONTAINER_INTERFACE; systemd expects `MS_SHARED`).
 ///
 /// # Errors
 /// What mount_setattr(2) gives.
-pub fn finish(access: Access) -> io::Result<()> {
+pub fn finish(access: Access, host: FromHost) -> io::Result<()> {
     if access == Access::ReadOnly {
         let read_only = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
         mount_setattr(rustix::fs::CWD, c"/", MountDepth::One, read_only)?;
+    }
+    if host == FromHost::Nothing {
+        let private = MountAttributes { propagation: libc::MS_PRIVATE, ..MountAttributes::default() };
+        mount_setattr(rustix::fs::CWD, c"/", MountDepth::Tree, private)?;
     }
     let shared = MountAttributes { propagation: libc::MS_SHARED, ..MountAttributes::default() };
     mount_setattr(rustix::fs::CWD, c"/", MountDepth::Tree, shared)

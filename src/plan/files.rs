@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::checkpoint;
 use crate::device;
 use crate::host::HostFacts;
 use crate::mount::op::{Access, Depth, Devices, INACCESSIBLE, Need, Node, Op, TmpfsLimits};
-use crate::spec::{ApiVfs, ExtraMount, MachineSpec};
+use crate::spec::{ApiVfs, Checkpoints, ExtraMount, MachineSpec};
 
 /// Where the payload's init reports that it is ready (CONTAINER_INTERFACE).
 pub const NOTIFY_SOCKET: &str = "/run/host/notify";
@@ -42,6 +43,7 @@ pub(super) fn outer(spec: &MachineSpec, host: &HostFacts) -> Vec<Op> {
     ];
     ops.extend(devices(host));
     ops.extend(run_host(spec, host));
+    ops.extend(checkpoint::files(spec));
     ops.extend(spec.mounts.iter().map(|mount| extra(mount, host)));
     ops
 }
@@ -93,7 +95,7 @@ fn run_host(spec: &MachineSpec, host: &HostFacts) -> Vec<Op> {
     let file =
         |name: &str, text: String| Op::File { path: Path::new("/run/host").join(name), text, mode: 0o444 };
     let node = |name: &str, node| Op::Node { path: Path::new(INACCESSIBLE).join(name), node, mode: 0 };
-    vec![
+    let mut ops = vec![
         tmpfs("/run/host", 0o755, Some(limits)),
         file("container-manager", "osier\n".to_owned()),
         file("container-uuid", format!("{}\n", spec.id.as_uuid())),
@@ -106,13 +108,17 @@ fn run_host(spec: &MachineSpec, host: &HostFacts) -> Vec<Op> {
         node("sock", Node::Socket),
         node("chr", Node::Character(0, 0)),
         node("blk", Node::Block(0, 0)),
-        Op::Host {
+    ];
+    // A directory of the host's, by way of which older machined binds what is the host's: neither can be saved.
+    if spec.checkpoints == Checkpoints::Impossible {
+        ops.push(Op::Host {
             source: propagation_directory(spec.name.as_str()),
             target: "/run/host/incoming".into(),
             access: Access::ReadWrite,
             depth: Depth::Single,
-        },
-    ]
+        });
+    }
+    ops
 }
 
 /// The host's directory through which `machinectl bind` reaches a machine: mounts made there appear in the machine's

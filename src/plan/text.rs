@@ -6,7 +6,8 @@ use super::{CgroupPlan, IdMap, KeptClocks, LaunchPlan, NetworkPlan};
 use crate::duration;
 use crate::mount::op::Access;
 use crate::net::LinkEnd;
-use crate::spec::{First, Layer, Program, Ready, Register, Root};
+use crate::seccomp::Filter;
+use crate::spec::{Checkpoints, First, Layer, Program, Ready, Register, Root};
 
 impl fmt::Display for LaunchPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,8 +38,12 @@ impl fmt::Display for LaunchPlan {
         for op in &self.leader {
             line(f, "leader", op)?;
         }
-        line(f, "console", &format!("{:?}", self.console).to_lowercase())?;
+        let of_host = if self.checkpoints == Checkpoints::Possible { ", a pty of the host's" } else { "" };
+        line(f, "console", &format!("{}{of_host}", format!("{:?}", self.console).to_lowercase()))?;
         line(f, "capabilities", &self.confinement.capabilities.names().join(" "))?;
+        if self.confinement.system_calls != Filter::None {
+            line(f, "refused calls", &self.confinement.system_calls)?;
+        }
         self.exec_lines(f)?;
         line(f, "shutdown by", &self.ways.stop)?;
         line(f, "power-off by", &self.ways.power_off)?;

@@ -12,6 +12,7 @@ use crate::caps;
 use crate::cgroup::PAYLOAD;
 use crate::image::Tree;
 use crate::namespace;
+use crate::seccomp::Filter;
 use crate::sys::pidfd_send_realtime;
 
 /// See the [module's](self) page.
@@ -28,6 +29,7 @@ pub struct Entry {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Confinement {
     pub(super) capabilities: caps::Set,
+    pub(super) system_calls: Filter,
     pub(super) privileges: Privileges,
 }
 
@@ -57,6 +59,13 @@ impl Entry {
         pidfd_send_realtime(pidfd.as_fd(), 0)?;
         let payload = cgroup.map(|cgroup| cgroup.join(PAYLOAD));
         Ok(Self { pidfd, root, namespaces, payload, confinement })
+    }
+
+    /// With the filter that its first process was given: the kernel tells of one, not which.
+    #[must_use]
+    pub fn filtered(mut self, filter: Filter) -> Self {
+        self.confinement.system_calls = filter;
+        self
     }
 
     /// Its first process.
@@ -91,6 +100,7 @@ impl Confinement {
         let bounding = field("CapBnd:").and_then(|bits| u64::from_str_radix(bits, 16).ok());
         Self {
             capabilities: caps::Set::from_bits(bounding.unwrap_or_default()),
+            system_calls: Filter::None,
             privileges: match field("NoNewPrivs:") {
                 Some("1") => Privileges::NeverGained,
                 _ => Privileges::Gained,

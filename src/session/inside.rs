@@ -150,6 +150,7 @@ fn become_it(entry: &Entry, command: &Command, terminal: &Terminal<'_>) -> Resul
     step("close what was inherited", close_at_exec_from(3))?;
     umask(Mode::from_bits_truncate(0o022));
     let confinement = entry.confinement();
+    step("refuse system calls", confinement.system_calls.install())?;
     step("limit capabilities", confinement.capabilities.limit())?;
     if confinement.privileges == Privileges::NeverGained {
         step("give up new privileges", set_no_new_privs(true))?;

@@ -113,6 +113,7 @@ pub struct Settings {
     pub capability: Vec<Setting>,
     pub drop_capability: Vec<Setting>,
     pub api_vfs: Option<Setting>,
+    pub checkpointable: Option<Setting>,
     pub process_two: Option<Setting>,
     /// What is to be run: the command, or the init's arguments.
     pub arguments: Vec<OsString>,
@@ -163,6 +164,7 @@ impl Settings {
             capability: list(self.capability, below.capability, &|_| has_capabilities),
             drop_capability: list(self.drop_capability, below.drop_capability, &|_| has_capabilities),
             api_vfs: self.api_vfs.or(below.api_vfs),
+            checkpointable: self.checkpointable.or(below.checkpointable),
             process_two: self.process_two.or(below.process_two),
             arguments: if self.arguments.is_empty() { below.arguments } else { self.arguments },
         }

@@ -102,6 +102,7 @@ const KEYS: &[(&str, &str, Privilege, Use)] = &[
     (OWN, "Uptime", Plain, Use::One(|all| &mut all.uptime)),
     (OWN, "ClockMonotonic", Plain, Use::One(|all| &mut all.clock_monotonic)),
     (OWN, "ClockBoottime", Plain, Use::One(|all| &mut all.clock_boottime)),
+    (OWN, "Checkpointable", Plain, Use::Switch(|all| &mut all.checkpointable)),
     (OWN, "Slice", Privileged, Use::One(|all| &mut all.slice)),
     (OWN, "Property", Privileged, Use::Each(|all| &mut all.property)),
 ];

@@ -13,6 +13,7 @@ mod memory;
 mod mount;
 mod probe;
 mod process;
+mod seccomp;
 mod signal;
 #[cfg(test)]
 pub mod testing;
@@ -24,4 +25,5 @@ pub use memory::slim;
 pub use mount::{MountAttributes, MountDepth, mount_setattr};
 pub use probe::{SYSTEM_CALLS, has_system_call};
 pub use process::{Cloned, Forked, clone_sibling, exit_now, fork, unshare_namespaces};
+pub use seccomp::add_filter;
 pub use signal::{pidfd_send_realtime, wait_signal};

@@ -46,6 +46,14 @@ pub fn expect_success(child: Pid) {
     assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
 }
 
+/// A system call with these arguments: its errno, or 0.
+pub fn call(number: i64, arguments: [i64; 3]) -> i32 {
+    let [one, two, three] = arguments;
+    // SAFETY: tests give calls here that take no pointer, or that are refused before they look at one.
+    let result = unsafe { libc::syscall(number, one, two, three) };
+    if result >= 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(-1) }
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()

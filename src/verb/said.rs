@@ -14,6 +14,7 @@ pub(super) fn settings(options: &MachineOptions, arguments: &[OsString]) -> Sett
         process,
         files,
         clocks,
+        checkpoint,
         network,
         console,
         cgroup,
@@ -57,6 +58,7 @@ pub(super) fn settings(options: &MachineOptions, arguments: &[OsString]) -> Sett
         capability: many("--capability", &security.capability),
         drop_capability: many("--drop-capability", &security.drop_capability),
         api_vfs: one("--api-vfs", &security.api_vfs),
+        checkpointable: switch("--checkpointable", checkpoint.checkpointable),
         process_two: None,
         arguments: arguments.to_vec(),
     }

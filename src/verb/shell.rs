@@ -17,7 +17,7 @@ use crate::console::{Asked, FrontWire, Mode, Terminal, Terminals};
 use crate::error::{Context, Error, Kind, Result};
 use crate::exit::Ended;
 use crate::machine::Door;
-use crate::machine::record::{Record, Store};
+use crate::machine::record::{Checkpointable, Record, Store};
 use crate::session::{Command, Directory, Entry, Session, Standard, capture, environment};
 use crate::settings::Setting;
 use crate::spec;
@@ -116,6 +116,7 @@ pub(super) fn enter(store: &Store, record: &Record) -> Result<(Door, Entry)> {
         door.check()?;
         Err(error).context(|| "cannot look into it")
     })?;
+    let entry = entry.filtered(Checkpointable::filter(record.checkpointable));
     if entry.payload().is_some_and(is_frozen) {
         return Err(
             Error::new(Kind::Failed, "the machine is frozen").hint(format!("osier thaw {}", record.name))

@@ -43,6 +43,7 @@ fn record(name: &str, leader: u32) -> Record {
         cgroup: None,
         namespaces: BTreeMap::new(),
         clocks: Clocks { monotonic_offset_ns: -1, boottime_offset_ns: 1 },
+        checkpointable: None,
         links: Vec::new(),
         started: 0,
         started_monotonic: 0,
