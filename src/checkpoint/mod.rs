@@ -18,6 +18,7 @@
 mod cause;
 mod draft;
 mod file;
+pub mod listing;
 mod manifest;
 mod mark;
 mod member;
@@ -28,6 +29,8 @@ mod whole;
 pub use cause::{Cause, CheckpointError, Wanted};
 pub use draft::{Draft, Form};
 pub use file::Compression;
+#[cfg(test)]
+pub(crate) use manifest::tests::example;
 pub use manifest::{Clocks, Console, Criu, External, Link, Machine, Manifest, TreeMark, VERSION};
 pub use mark::{Cpu, Difference, HostMark, Weight};
 pub use member::{
