@@ -30,6 +30,7 @@ pub mod device;
 pub mod exec;
 pub mod host;
 pub mod image;
+pub mod migration;
 pub mod mount;
 pub mod namespace;
 pub mod net;

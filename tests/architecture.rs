@@ -9,17 +9,18 @@ use std::fs;
 use std::path::Path;
 
 /// Arrows between modules of one floor, with the reason for each.
-const SIDEWAYS: [(&str, &str); 10] = [
-    ("verb", "cli"),          // a verb gets its parsed options
-    ("launch", "machine"),    // what was launched becomes a machine
-    ("machine", "session"),   // an init that knows no signal is asked by a command inside
-    ("plan", "spec"),         // Settings → MachineSpec → LaunchPlan
-    ("spec", "settings"),     // the same line, one step before
-    ("image", "mount"),       // an image is built and run from mounts
-    ("transfer", "image"),    // a machine's side of a copy is a tree
-    ("checkpoint", "cgroup"), // a checkpoint has the machine's cgroups in their own type
-    ("host", "clock"),        // HostFacts holds the facts of these two
-    ("host", "namespace"),    // in their own types
+const SIDEWAYS: [(&str, &str); 11] = [
+    ("verb", "cli"),             // a verb gets its parsed options
+    ("launch", "machine"),       // what was launched becomes a machine
+    ("machine", "session"),      // an init that knows no signal is asked by a command inside
+    ("plan", "spec"),            // Settings → MachineSpec → LaunchPlan
+    ("spec", "settings"),        // the same line, one step before
+    ("image", "mount"),          // an image is built and run from mounts
+    ("transfer", "image"),       // a machine's side of a copy is a tree
+    ("migration", "checkpoint"), // what is sent is one, piece by piece
+    ("checkpoint", "cgroup"),    // a checkpoint has the machine's cgroups in their own type
+    ("host", "clock"),           // HostFacts holds the facts of these two
+    ("host", "namespace"),       // in their own types
 ];
 
 /// Lines of a file, without its tests.
