@@ -11,6 +11,7 @@ mod session;
 mod set;
 mod show;
 mod steer;
+mod sweep;
 mod transfer;
 
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ pub use session::{Login, Shell};
 pub use set::Set;
 pub use show::{Check, Clock, List, Show, Sort, Status, Top};
 pub use steer::{Freeze, Kill, Shutdown, Terminate, Wait, Whom};
+pub use sweep::Sweep;
 pub use transfer::{Bind, CopyFrom, CopyOptions, CopyTo};
 
 /// Boots OS trees as machines, with their own init, namespaces, cgroup and clocks
@@ -130,6 +132,9 @@ pub struct Run {
     /// Run the command as PID 2, below a stub init that reaps
     #[arg(short = 'a', long)]
     pub as_pid2: bool,
+    /// Again and again.
+    #[command(flatten)]
+    pub sweep: Sweep,
     /// How.
     #[command(flatten)]
     pub options: MachineOptions,

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::Command as Program;
 
+use clap::builder::Resettable;
 use clap::{Arg, Command, CommandFactory};
 use osier::cli::Cli;
 use osier::image::{Init, Shutdown};
@@ -40,7 +41,9 @@ fn options(arguments: &[&Arg]) -> String {
     let arguments = arguments.iter().map(|argument| {
         let values: Vec<_> =
             argument.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        // Those that it contradicts or needs may be in another section.
         let argument = (*argument).clone().help_heading(None::<&str>);
+        let argument = argument.conflicts_with(Resettable::Reset).requires(Resettable::Reset);
         if values.is_empty() || !argument.get_action().takes_values() {
             return argument;
         }

@@ -41,6 +41,12 @@ pub enum Keep {
 }
 
 impl Clocks {
+    /// Both the same, for once.
+    pub fn both(wanted: Wanted) -> Self {
+        let need = if wanted == Wanted::Host { ClockNeed::None } else { ClockNeed::Namespace };
+        Self { monotonic: wanted, boottime: wanted, need, keep: Keep::No }
+    }
+
     /// Has them go on from these values of monotonic and boottime, in nanoseconds, as [`State::next`] gives them; begin
     /// where there are none.
     pub fn go_on(&mut self, from: Option<(i64, i64)>) {

@@ -67,14 +67,21 @@ impl<'a> Sources<'a> {
         &self,
         look: impl FnOnce(&Image, &Tree) -> Result<Option<FoundInit>>,
     ) -> Result<(MachineSpec, LaunchPlan)> {
-        let image = &self.image;
-        let tree = Tree::open(&image.path).context(|| format!("cannot open '{}'", image.path.display()))?;
-        let init = look(image, &tree)?;
-        let mut spec = MachineSpec::resolve(&self.settings()?, &facts(image, &tree, init)?)?;
-        drop(tree);
+        let mut spec = self.spec(look)?;
         continue_clocks(&mut spec)?;
         let plan = LaunchPlan::resolve(&spec, &host()?)?;
         Ok((spec, plan))
+    }
+
+    /// The machine that is wanted.
+    pub(super) fn spec(
+        &self,
+        look: impl FnOnce(&Image, &Tree) -> Result<Option<FoundInit>>,
+    ) -> Result<MachineSpec> {
+        let image = &self.image;
+        let tree = Tree::open(&image.path).context(|| format!("cannot open '{}'", image.path.display()))?;
+        let init = look(image, &tree)?;
+        MachineSpec::resolve(&self.settings()?, &facts(image, &tree, init)?)
     }
 
     /// The command line's settings with those of the machine's file, where `--settings=` lets it have a say.

@@ -31,6 +31,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 mod subject;
+mod sweep;
 mod table;
 mod target;
 pub mod top;
