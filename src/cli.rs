@@ -6,6 +6,7 @@
 
 pub mod complete;
 mod console;
+mod image;
 mod launch;
 mod session;
 mod set;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use console::{Attach, Enable, Logs, Start};
+pub use image::{ImageClone, ImageExport, ImageImport};
 pub use launch::{Invocation, Limits, MachineOptions};
 pub use session::{Login, Shell};
 pub use set::Set;
@@ -145,6 +147,12 @@ pub struct Run {
 pub enum Image {
     /// Make a tree from a recipe
     Build(ImageBuild),
+    /// Make an image that is a copy of another
+    Clone(ImageClone),
+    /// Write an image into an archive
+    Export(ImageExport),
+    /// Make an image of what an archive holds
+    Import(ImageImport),
 }
 
 /// `osier image build`.

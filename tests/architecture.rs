@@ -9,13 +9,14 @@ use std::fs;
 use std::path::Path;
 
 /// Arrows between modules of one floor, with the reason for each.
-const SIDEWAYS: [(&str, &str); 11] = [
+const SIDEWAYS: [(&str, &str); 12] = [
     ("verb", "cli"),             // a verb gets its parsed options
     ("launch", "machine"),       // what was launched becomes a machine
     ("machine", "session"),      // an init that knows no signal is asked by a command inside
     ("plan", "spec"),            // Settings → MachineSpec → LaunchPlan
     ("spec", "settings"),        // the same line, one step before
     ("image", "mount"),          // an image is built and run from mounts
+    ("image", "clock"),          // where its machine's clocks are stands beside it
     ("transfer", "image"),       // a machine's side of a copy is a tree
     ("migration", "checkpoint"), // what is sent is one, piece by piece
     ("checkpoint", "cgroup"),    // a checkpoint has the machine's cgroups in their own type

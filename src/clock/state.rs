@@ -167,6 +167,13 @@ impl State {
         (self.monotonic_ns.saturating_add(ahead), self.boottime_ns.saturating_add(ahead))
     }
 
+    /// The same of a machine that has ended where its clocks go on from: for a copy, which is read who knows where.
+    #[must_use]
+    pub fn settled(&self, host: &HostBoot) -> Self {
+        let (monotonic_ns, boottime_ns) = self.next(host);
+        Self { monotonic_ns, boottime_ns, running: false, ..self.clone() }
+    }
+
     /// What the file at `path` says; `None` where there is none.
     ///
     /// # Errors
@@ -283,6 +290,7 @@ fn create(new: &Path, bytes: &[u8], course: Course) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testdir::TestDir;
 
     const SECOND: i64 = 1_000_000_000;
 
@@ -295,22 +303,6 @@ mod tests {
         State::now(("web", "0123456789abcdef0123456789abcdef"), offsets, &host(), course)
     }
 
-    struct Place(PathBuf);
-
-    impl Place {
-        fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("osier-state-{name}-{}", std::process::id()));
-            fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-    }
-
-    impl Drop for Place {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
     #[test]
     fn it_is_beside_the_tree_and_nowhere_else() {
         assert_eq!(State::path(Path::new("/m/web")), Some("/m/.#web.osier-clocks.json".into()));
@@ -319,15 +311,15 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_and_nothing_else_is_there() {
-        let place = Place::new("write");
-        let path = place.0.join(".#web.osier-clocks.json");
+        let place = TestDir::new("state-write");
+        let path = place.join(".#web.osier-clocks.json");
         assert_eq!(State::read(&path).unwrap(), None);
-        fs::write(place.0.join(".#web.osier-clocks.json.new"), "half").unwrap();
+        fs::write(place.join(".#web.osier-clocks.json.new"), "half").unwrap();
         for course in [Course::Running, Course::Stopped] {
             let state = state(course);
             state.write(&path).unwrap();
             assert_eq!(State::read(&path).unwrap(), Some(state));
-            assert_eq!(fs::read_dir(&place.0).unwrap().count(), 1);
+            assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
         }
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("\n  \"monotonic_ns\": "), "{text}");
@@ -352,8 +344,8 @@ mod tests {
 
     #[test]
     fn what_osier_did_not_write_is_refused() {
-        let place = Place::new("refuse");
-        let path = place.0.join("state");
+        let place = TestDir::new("state-refuse");
+        let path = place.join("state");
         let whole = serde_json::to_string(&state(Course::Stopped)).unwrap();
         let with = |key: &str, value: &str| {
             let mut value_of: serde_json::Value = serde_json::from_str(&whole).unwrap();

@@ -86,7 +86,7 @@ pub enum BuildError {
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRoot => write!(f, "only root can build images"),
+            Self::NotRoot => write!(f, "only root can make images"),
             Self::Exists(path) => write!(f, "'{}' exists already", path.display()),
             Self::NoParent(path) => write!(f, "there is no directory '{}'", path.display()),
             Self::NoName(path) => write!(f, "'{}' does not end in a name", path.display()),
@@ -174,6 +174,10 @@ fn grow(recipe: &Recipe, target: &Path, growing: &mut Growing<'_>) -> Result<u64
     let scratch = Scratch::make(target).map_err(BuildError::at(beside()))?;
     let done = fill(recipe, &scratch, growing)
         .and_then(|size| put_in_place(&scratch.tree(), target, &growing.interrupt).map(|()| size));
+    if done.is_ok() {
+        // Of an image of this name that is gone; the new one is there, whatever becomes of this.
+        let _ = super::fresh::set_clocks(target, None);
+    }
     // Also when the build failed: that is what the operator has to know, unless something is left behind as well.
     match (done, scratch.close()) {
         (Ok(size), _) => Ok(size),
@@ -196,12 +200,12 @@ fn fill(recipe: &Recipe, scratch: &Scratch, growing: &mut Growing<'_>) -> Result
 }
 
 /// A name that survives a power cut must not name a tree that does not.
-fn sync(tree: &Path) -> io::Result<()> {
+pub(super) fn sync(tree: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::syncfs(rustix::fs::openat(CWD, tree, flags, Mode::empty())?)?)
 }
 
-fn put_in_place(tree: &Path, target: &Path, interrupt: &Interrupt) -> Result<(), BuildError> {
+pub(super) fn put_in_place(tree: &Path, target: &Path, interrupt: &Interrupt) -> Result<(), BuildError> {
     interrupt.check()?;
     let renamed = match rustix::fs::renameat_with(CWD, tree, CWD, target, RenameFlags::NOREPLACE) {
         // Some file systems do not know the flag (man 2 rename). A plain rename of a directory replaces nothing but an
@@ -216,7 +220,7 @@ fn put_in_place(tree: &Path, target: &Path, interrupt: &Interrupt) -> Result<(),
 }
 
 /// The directory that `to` is in and its name there.
-fn place(to: &Path) -> Result<(PathBuf, PathBuf), BuildError> {
+pub(super) fn place(to: &Path) -> Result<(PathBuf, PathBuf), BuildError> {
     let absolute = std::path::absolute(to).map_err(BuildError::at("find the current directory"))?;
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => Ok((parent.to_owned(), name.into())),
@@ -225,7 +229,7 @@ fn place(to: &Path) -> Result<(PathBuf, PathBuf), BuildError> {
 }
 
 /// Also when it is a dangling symlink.
-fn exists(path: &Path) -> Result<bool, BuildError> {
+pub(super) fn exists(path: &Path) -> Result<bool, BuildError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -235,7 +239,7 @@ fn exists(path: &Path) -> Result<bool, BuildError> {
 
 /// Makes [`MACHINES`] as systemd's tmpfiles.d does, if that is `parent`; says whether it was made. Any other directory has
 /// to be there: a path that was mistyped is not to be made.
-fn make_parent(parent: &Path) -> Result<bool, BuildError> {
+pub(super) fn make_parent(parent: &Path) -> Result<bool, BuildError> {
     if parent.is_dir() {
         return Ok(false);
     }

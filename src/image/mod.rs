@@ -8,6 +8,7 @@ pub mod archive;
 mod bootstrap;
 mod build;
 mod finish;
+mod fresh;
 mod init;
 mod lock;
 mod lookup;
@@ -17,8 +18,10 @@ mod scratch;
 mod tool;
 
 pub use build::{BuildError, Built, MACHINES, Progress, build};
+pub use fresh::{FreshError, make};
 pub use init::{Init, Shutdown, Way};
 pub use lock::{Access, TreeLock};
 pub use lookup::{Image, Kind, LookupError, SEARCH_PATH, find, find_in, names_in};
 pub use os::{FoundInit, NoInit, OsRelease, Tree};
 pub use recipe::{Recipe, RecipeError, names};
+pub use scratch::mounted_below;

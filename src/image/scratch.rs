@@ -155,6 +155,24 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn detach_below(path: &Path) -> io::Result<()> {
+    // The last one mounted is on top.
+    for point in mounts_from(path)?.iter().rev() {
+        umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+/// Something that is mounted in the tree at `path` (absolute, canonical), which is none of the tree's; a tree may be a mount
+/// itself.
+///
+/// # Errors
+/// What reading /proc/self/mountinfo gives.
+pub fn mounted_below(path: &Path) -> io::Result<Option<PathBuf>> {
+    Ok(mounts_from(path)?.into_iter().find(|point| point != path))
+}
+
+/// What is mounted at `path` or below, in the order in which it was mounted.
+fn mounts_from(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mounts = fs::read("/proc/self/mountinfo")?;
     let mut below = Vec::new();
     for mount in Parser::new(&mounts) {
@@ -164,11 +182,7 @@ fn detach_below(path: &Path) -> io::Result<()> {
             below.push(point.to_owned());
         }
     }
-    // The last one mounted is on top.
-    for point in below.iter().rev() {
-        umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
-    }
-    Ok(())
+    Ok(below)
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ fn copy(
 }
 
 /// A deep tree takes two descriptors for each level. A limit that cannot be raised is one that deep trees meet.
-fn raise_descriptors() {
+pub(super) fn raise_descriptors() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }

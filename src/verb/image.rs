@@ -1,4 +1,9 @@
-//! `osier image build`: a recipe becomes a tree, with a display of how far it is.
+//! `osier image …`; here, build: a recipe becomes a tree, with a display of how far it is.
+
+mod carried;
+mod clone;
+mod export;
+mod import;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -14,8 +19,12 @@ use crate::image::{self, BuildError, Built, LookupError, MACHINES, Progress, Rec
 /// # Errors
 /// Whatever keeps the image from being made.
 pub fn execute(options: &cli::Image) -> Result<()> {
-    let cli::Image::Build(options) = options;
-    build(&options.recipe.to_string_lossy(), options.to.as_deref())
+    match options {
+        cli::Image::Build(options) => build(&options.recipe.to_string_lossy(), options.to.as_deref()),
+        cli::Image::Clone(options) => clone::execute(options),
+        cli::Image::Export(options) => export::execute(options),
+        cli::Image::Import(options) => import::execute(options),
+    }
 }
 
 /// Builds the recipe that `recipe` names (a name, or the path of a TOML file) as the tree `to`, or else under

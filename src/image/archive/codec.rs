@@ -20,7 +20,7 @@ pub enum Compression {
 }
 
 /// First bytes, and what they say; the last two are read by others alone.
-const MAGIC: [(&[u8], Result<Compression, &str>); 4] = [
+const MAGIC: [(&[u8], Result<Compression, &'static str>); 4] = [
     (&[0x1f, 0x8b], Ok(Compression::Gzip)),
     (&[0x28, 0xb5, 0x2f, 0xfd], Ok(Compression::Zstd)),
     (&[0xfd, b'7', b'z', b'X', b'Z', 0], Err("xz")),
@@ -130,9 +130,7 @@ impl<R: Read> Decoder<R> {
                 let decoder = zstd::Decoder::with_buffer(BufReader::with_capacity(BUFFER, begun));
                 Ok(Self::Zstd(Box::new(decoder.map_err(ArchiveError::Stream)?)))
             }
-            Some(Err(name)) => Err(ArchiveError::malformed(format!(
-                "it is compressed with {name}, which osier does not read"
-            ))),
+            Some(Err(program)) => Err(ArchiveError::Compressed(program)),
         }
     }
 

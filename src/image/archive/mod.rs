@@ -54,6 +54,8 @@ pub enum ArchiveError {
     Refused(PathBuf, &'static str),
     /// It is no archive, or one that is broken or of a kind that osier does not know.
     Malformed(String),
+    /// It is compressed in a way that osier does not read: the program that does.
+    Compressed(&'static str),
     /// Something else is mounted there, below the tree's root.
     MountPoint(PathBuf),
     /// A file changed while it was read: where it is below the tree's root.
@@ -78,6 +80,9 @@ impl fmt::Display for ArchiveError {
             Self::Object(path, error) => write!(f, "'{}': {}", printable(path), reason(error)),
             Self::Refused(path, why) => write!(f, "its member '{}' {why}", printable(path)),
             Self::Malformed(why) => f.write_str(why),
+            Self::Compressed(program) => {
+                write!(f, "it is compressed with {program}, which osier does not read")
+            }
             Self::MountPoint(path) => write!(f, "something is mounted at '{}'", printable(path)),
             Self::Changed(path) => write!(f, "'{}' changed while it was read", printable(path)),
             Self::Interrupted => f.write_str("interrupted"),
@@ -91,6 +96,15 @@ impl ArchiveError {
     /// Turns an error about what is at `path` below the tree's root into this.
     fn at<E: Into<io::Error>>(path: &Path) -> impl FnOnce(E) -> Self + '_ {
         move |error| Self::Object(path.to_owned(), error.into())
+    }
+
+    /// What the operator can do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Compressed(program) => Some(format!("{program} -dc FILE | osier image import - NAME")),
+            Self::MountPoint(path) => Some(format!("unmount it: umount '{}'", printable(path))),
+            _ => None,
+        }
     }
 
     fn malformed(why: impl Into<String>) -> Self {
