@@ -11,8 +11,9 @@ use rustix::io::Errno;
 use super::Watch;
 use super::cause::{At, Cause, CheckpointError, Of};
 use super::file::{self, Compression};
+use super::listing::Listing;
 use super::manifest::Manifest;
-use super::member::{IMAGES, MANIFEST, Member, MemberName, Summing, is_directory, round};
+use super::member::{IMAGES, LISTING, MANIFEST, Member, MemberName, Sum, Summing, is_directory, round};
 use super::scratch::Scratch;
 
 /// So much is read at a time.
@@ -94,6 +95,15 @@ impl Draft {
         let path = self.directory().join(round(number));
         make_directory(&path).writing(&self.target)?;
         Ok(path)
+    }
+
+    /// Writes the listing of the machine's tree; the sum that is given is the manifest's `tree.listing`.
+    ///
+    /// # Errors
+    /// What writing gives.
+    pub fn listing(&self, listing: &Listing) -> Result<Sum, CheckpointError> {
+        let path = self.directory().join(LISTING);
+        create(&path).and_then(|file| listing.write_compressed(file).at(&path)).writing(&self.target)
     }
 
     /// Completes it: `files` and `rounds` of the manifest are what is there, and the checkpoint gets its name. Gives its

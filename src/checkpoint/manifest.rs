@@ -336,6 +336,52 @@ pub(super) mod tests {
         assert_eq!(Manifest::decode(whole.as_bytes()).unwrap(), example());
     }
 
+    /// Every key, with those of what is below, as the page names them.
+    fn keys(value: &Value, above: &str, found: &mut Vec<String>) {
+        let Value::Object(object) = value else { return };
+        for (key, value) in object {
+            let key = format!("{above}{key}");
+            match value {
+                // Whose keys are not the format's.
+                _ if ["settings", "cgroup[].delegated", "cgroup[].files", "cgroup[].attributes"]
+                    .contains(&key.as_str()) =>
+                {
+                    found.push(key);
+                }
+                Value::Object(_) => keys(value, &format!("{key}."), found),
+                Value::Array(items) if items.first().is_some_and(Value::is_object) => {
+                    keys(&items[0], &format!("{key}[]."), found);
+                }
+                _ => found.push(key),
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_has_every_key() {
+        let mut manifest = example();
+        manifest.cgroup = vec![Directory::default()];
+        manifest.files =
+            vec![Member { name: "images/core-1.img".parse().unwrap(), size: 1, sha256: Sum::of(b"x") }];
+        let mut wanted = Vec::new();
+        keys(&serde_json::from_str(&manifest.encode().unwrap()).unwrap(), "", &mut wanted);
+        let page = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("man/osier-checkpoint.5");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, section) = page.split_once(".SS Keys\n").unwrap();
+        let (section, _) = section.split_once(".SH LISTING").unwrap();
+        let mut named = Vec::new();
+        for (line, next) in section.lines().zip(section.lines().skip(1)) {
+            let words = next.strip_prefix(".BR ").or_else(|| next.strip_prefix(".B "));
+            if let Some(words) = words.filter(|_| line == ".TP") {
+                let words = words.split([' ', ',', '"']).filter(|word| !word.is_empty());
+                named.extend(words.map(str::to_owned));
+            }
+        }
+        wanted.sort();
+        named.sort();
+        assert_eq!(named, wanted);
+    }
+
     #[test]
     fn a_member_is_there_once() {
         let mut manifest = example();

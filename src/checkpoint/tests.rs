@@ -126,6 +126,31 @@ fn tar_makes_the_directory_of_a_file() {
 }
 
 #[test]
+fn the_tree_and_its_listing_come_along() {
+    let dir = TestDir::new("checkpoint-tree");
+    let tree = dir.join("tree");
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    let listed = listing::Listing::read(&tree, listing::Depth::Quick, &mut Unwatched).unwrap();
+    let draft = Draft::begin(&dir.join("web.osier"), PLAIN).unwrap();
+    let mut manifest = example();
+    manifest.tree.listing = Some(draft.listing(&listed).unwrap());
+    fs::write(draft.directory().join(TREE_COMPRESSED), "tar").unwrap();
+    draft.complete(&mut manifest, &mut Unwatched).unwrap();
+    let found = Checkpoint::open(&dir.join("web.osier")).unwrap();
+    let unpacked = found.unpack(dir.path(), &mut Unwatched).unwrap();
+    let read = unpacked.listing().unwrap().unwrap();
+    assert_eq!((Some(read.sum()), &read), (found.manifest().tree.listing, &listed));
+    assert_eq!(fs::read(unpacked.tree().unwrap()).unwrap(), b"tar");
+    fs::write(tree.join("etc/new"), "").unwrap();
+    let now = listing::Listing::read(&tree, listing::Depth::Quick, &mut Unwatched).unwrap();
+    assert_eq!(read.difference(&now).named().unwrap(), "'/etc', '/etc/new'");
+    let (path, _) = written(&dir, "bare", Form::Directory);
+    let bare = Checkpoint::open(&path).unwrap().unpack(dir.path(), &mut Unwatched).unwrap();
+    // Its listing is no listing; its sum is right all the same.
+    assert!(bare.tree().is_none() && bare.listing().is_err());
+}
+
+#[test]
 fn the_parents_of_images_come_along() {
     let dir = TestDir::new("checkpoint-rounds");
     for (name, form) in [("web", Form::Directory), ("web.osier", PLAIN)] {

@@ -9,8 +9,9 @@ use super::Watch;
 use super::cause::{At, Cause, CheckpointError, Of};
 use super::draft::{Form, PARENT, copy, create, entries, open};
 use super::file::{self, Compression, Next, Sink};
+use super::listing::Listing;
 use super::manifest::{LONGEST, Manifest};
-use super::member::{IMAGES, MANIFEST, Member, Summing, is_directory, round};
+use super::member::{IMAGES, LISTING, MANIFEST, Member, Summing, TREE, TREE_COMPRESSED, is_directory, round};
 use super::room::free;
 use super::scratch::Scratch;
 
@@ -125,6 +126,26 @@ impl Unpacked {
     /// The checkpoint's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What the machine's tree was like, where that was written down.
+    ///
+    /// # Errors
+    /// What reading gives; [`Cause::Altered`] for what is no listing.
+    pub fn listing(&self) -> Result<Option<Listing>, CheckpointError> {
+        let path = self.directory.join(LISTING);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.at(&path).reading(&self.directory)?,
+        };
+        let listing = Listing::parse_compressed(file).map_err(|_| Cause::Altered(LISTING.to_owned()));
+        listing.map(Some).reading(&self.directory)
+    }
+
+    /// The archive of the machine's tree, compressed or not, where it is in it.
+    pub fn tree(&self) -> Option<PathBuf> {
+        let paths = [TREE, TREE_COMPRESSED].map(|name| self.directory.join(name));
+        paths.into_iter().find(|path| path.exists())
     }
 
     /// CRIU's images. Nothing may be written there: one more file, and the checkpoint is another one.
