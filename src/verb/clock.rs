@@ -52,15 +52,21 @@ struct Machine {
 
 /// A machine of that name, else the host where it is meant.
 fn find_or_host(store: &Store, name: &str) -> Result<Side> {
-    let host = || Side { name: name.to_owned(), machine: None };
-    match find(store, name) {
-        _ if name == DOT_HOST => Ok(host()),
-        Err(error) if error.kind() == Kind::NotFound && name == "host" => Ok(host()),
-        found => found,
+    let host = Side { name: name.to_owned(), machine: None };
+    match name {
+        DOT_HOST => Ok(host),
+        "host" => Ok(find_known(store, name)?.unwrap_or(host)),
+        _ => find(store, name),
     }
 }
 
 fn find(store: &Store, name: &str) -> Result<Side> {
+    // Whoever is to say why it is not known may ask the bus, and start threads: nothing is read after it.
+    find_known(store, name)?.ok_or_else(|| unknown(store, name))
+}
+
+/// One of osier's or of machined's.
+fn find_known(store: &Store, name: &str) -> Result<Option<Side>> {
     let machine = match store.read(name) {
         Some(record) => {
             let leader = match open_leader(store, &record) {
@@ -72,9 +78,12 @@ fn find(store: &Store, name: &str) -> Result<Side> {
             let Clocks { monotonic_offset_ns: monotonic, boottime_offset_ns: boottime } = record.clocks;
             Machine { leader, offsets: Some(Offsets { monotonic, boottime }) }
         }
-        None => find_others(name).ok_or_else(|| unknown(store, name))?,
+        None => match find_others(name) {
+            Some(machine) => machine,
+            None => return Ok(None),
+        },
     };
-    Ok(Side { name: name.to_owned(), machine: Some(machine) })
+    Ok(Some(Side { name: name.to_owned(), machine: Some(machine) }))
 }
 
 /// One that only machined knows. It is asked in a fork: the bus starts threads, and who enters a time namespace has one.
@@ -124,6 +133,9 @@ fn read<const N: usize>(sides: &[Side; N]) -> Result<(Reading, [Reading; N], boo
         }
         Some(Err(error)) if error.raw_os_error() == Some(libc::ESRCH) => {
             return Err(Error::new(Kind::NotFound, what()).because("it has ended"));
+        }
+        Some(Err(error)) if error.kind() != std::io::ErrorKind::PermissionDenied => {
+            return Err(Error::io(what(), &error));
         }
         Some(Err(error)) => error,
         None => std::io::ErrorKind::PermissionDenied.into(),

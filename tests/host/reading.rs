@@ -64,6 +64,9 @@ pub(crate) fn others() {
         (&true.into(), &0.into()),
         "{clocks}"
     );
+    let compared: Value =
+        serde_json::from_str(&said(&osier(), &["clock", "--json", "--compare", name, "host"])).expect("both");
+    assert_eq!((&compared["read_inside"], &compared["difference"]["btime_sec"]), (&true.into(), &0.into()));
     let status = said(&osier(), &["status", name]);
     for part in ["systemd-nspawn; class container", "State: running", "OS: Debian", "CGroup: ", "└─"] {
         assert!(status.contains(part), "no '{part}': {status}");
