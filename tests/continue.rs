@@ -298,6 +298,29 @@ fn a_settings_file_can_say_it_and_one_machine_at_a_time_has_them() {
     assert!(kept(&tree.path()) > 86_400.0);
 }
 
+#[test]
+fn a_full_disk_is_no_step_back() {
+    let tree = Tree::minimal();
+    let small = tree.outside().join("small");
+    fs::create_dir(&small).unwrap();
+    let script = "mount -t tmpfs -o size=1m tmpfs \"$1\"; mkdir \"$1/t\"; mount --bind \"$2\" \"$1/t\"
+        \"$0\" run --machine=$3 --clock=continue --uptime=1h \"$1/t\" -- sleep 3 & sleep 1
+        dd if=/dev/zero of=\"$1/fill\" bs=4k 2>/dev/null
+        wait $! && \"$0\" run --machine=$3 --clock=continue \"$1/t\" -- cat /proc/uptime
+        rm \"$1/.#t.osier-clocks.json\"; dd if=/dev/zero of=\"$1/more\" bs=4k 2>/dev/null
+        \"$0\" run --machine=$3 --clock=continue \"$1/t\" -- cat /proc/uptime; ls -A \"$1\"";
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", script]).arg(support::program()).arg(&small).arg(tree.path());
+    let output = output(unshare.arg(unique("full")));
+    let (shown, said) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let lines: Vec<_> = shown.lines().collect();
+    assert!((3603.0..3650.0).contains(&uptime(lines[0])), "{shown} {said}");
+    // Where there was nothing before there is no room for it either, and nothing runs.
+    assert!(said.contains("cannot keep the machine's clocks in") && said.contains("no space left"), "{said}");
+    assert_eq!(lines[1..], ["fill", "more", "t"], "{said}");
+}
+
 /// How often a process has slept.
 fn naps(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -254,7 +254,7 @@ pub fn read_bytes(path: &Path) -> io::Result<Option<Vec<u8>>> {
     if bytes.len() as u64 > LARGEST { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(Some(bytes)) }
 }
 
-/// Makes `bytes` the content of the file at `path`, all at once.
+/// Makes `bytes` the content of the file at `path`, all at once; in place where there is no room for another.
 ///
 /// # Errors
 /// What the file system gives; the file is as before.
@@ -263,13 +263,26 @@ pub fn replace(path: &Path, bytes: &[u8], course: Course) -> io::Result<()> {
     new.push(".new");
     let new = PathBuf::from(new);
     let written = create(&new, bytes, course).and_then(|()| fs::rename(&new, path));
-    if written.is_err() {
+    if let Err(error) = &written {
         let _ = fs::remove_file(&new);
+        // The old file's block is there, on most file systems, and what it says is a step back by now.
+        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if full && overwrite(path, bytes, course).is_ok() {
+            return Ok(());
+        }
     } else if course == Course::Stopped {
         // The name is to last as well.
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
     }
     written
+}
+
+/// In place: whole for who reads it afterwards, but after a power cut in between.
+fn overwrite(path: &Path, bytes: &[u8], course: Course) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    file.write_all_at(bytes, 0)?;
+    file.set_len(bytes.len() as u64)?;
+    if course == Course::Stopped { file.sync_all() } else { Ok(()) }
 }
 
 fn create(new: &Path, bytes: &[u8], course: Course) -> io::Result<()> {
