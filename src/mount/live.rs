@@ -43,3 +43,24 @@ pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, pidfd: BorrowedFd<'_
         Ok(move_mount(tree, "", target, "", flags)?)
     })
 }
+
+/// Does `work` with `directory` of the mount namespace of the process that `pidfd` holds as working directory, writable even
+/// where it is mounted read-only there. Of paths only those below it mean the machine's.
+///
+/// # Errors
+/// What setns(2), open_tree(2) and mount_setattr(2) give, and `work`.
+pub fn within<T>(
+    pidfd: BorrowedFd<'_>,
+    directory: &Path,
+    work: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    elsewhere(|| {
+        move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::MOUNT)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
+        let view = open_tree(rustix::fs::CWD, directory, flags)?;
+        let clear = MountAttributes { clear: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+        mount_setattr(view.as_fd(), c"", MountDepth::One, clear)?;
+        rustix::process::fchdir(&view)?;
+        work()
+    })
+}
