@@ -4,6 +4,7 @@
 //! typed; defaults are said in the help and applied in `spec`. Long option names are systemd-nspawn's wherever the
 //! meaning is the same, verbs are machinectl's.
 
+mod checkpoint;
 pub mod complete;
 mod console;
 mod image;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use checkpoint::{Checkpoint, Content, Restore, Tool};
 pub use console::{Attach, Enable, Logs, Start};
 pub use image::{ImageClone, ImageExport, ImageImport};
 pub use launch::{Invocation, Limits, MachineOptions};
@@ -93,6 +95,10 @@ pub enum Verb {
     CopyFrom(CopyFrom),
     /// Mount a file or a directory of the host's in a machine that runs
     Bind(Bind),
+    /// Save a machine with all that runs in it
+    Checkpoint(Checkpoint),
+    /// Let a machine that was saved go on
+    Restore(Restore),
     /// Say what this host can do, and what to do about what is missing
     Check(Check),
     /// Make the trees that machines run from

@@ -153,6 +153,7 @@ impl Subject {
             images,
             log,
             leave: Leave::Dead,
+            cgroup_root: None,
             external: Vec::new(),
             ghost_limit: 1 << 20,
             memory: Memory::Whole,

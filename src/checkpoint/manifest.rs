@@ -15,6 +15,7 @@ use super::mark::HostMark;
 use super::member::{Member, Sum};
 use crate::cgroup::tree::Directory;
 use crate::ids::MachineId;
+use crate::net::attire::Attire;
 
 /// The version of checkpoints that this osier writes and reads.
 pub const VERSION: u64 = 1;
@@ -114,6 +115,9 @@ pub struct Link {
     /// The addresses inside, for people: CRIU's images have them, too.
     #[serde(default)]
     pub addresses: Vec<String>,
+    /// What the host had made of its end.
+    #[serde(default)]
+    pub attire: Attire,
 }
 
 /// A pty of the host's that is the machine's console: CRIU's key for it.
@@ -276,6 +280,7 @@ pub(super) mod tests {
                 inside: "host0".to_owned(),
                 inside_mac: None,
                 addresses: vec!["10.0.0.2/24".to_owned()],
+                attire: Attire::default(),
             }),
             console: Some(Console { rdev: 34817, dev: 25 }),
             externals: vec![External { key: "mnt[x]".to_owned(), path: "/srv/\u{e9}".into() }],

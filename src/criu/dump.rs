@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::conversation::{Conversation, Directories, Stop};
 use super::log::Task;
-use super::message::{Options, Request, Type};
+use super::message::{CgroupRoot, Options, Request, Type};
 use super::worker::Worker;
 use super::{Criu, Failed, Hook};
 use crate::interrupt::Interrupt;
@@ -28,6 +28,8 @@ pub struct Dump<'a> {
     pub leave: Leave,
     /// `--external`: what is outside and stays there, `tty[RDEV:DEV]`, `mnt[/dev/console]:console`.
     pub external: Vec<String>,
+    /// `--cgroup-root`: the directory of cgroup2 that is the root of the tasks' cgroups. All below it are dumped, empty ones too.
+    pub cgroup_root: Option<String>,
     /// The largest deleted file that goes into the images, in bytes.
     pub ghost_limit: u32,
     /// Which pages.
@@ -120,6 +122,11 @@ enum Lock {
     Nftables = 2,
 }
 
+/// The controller without a name is cgroup2; without it CRIU takes the directory for one of all hierarchies.
+pub(super) fn cgroup_root(path: Option<&str>) -> Vec<CgroupRoot> {
+    path.iter().map(|path| CgroupRoot { ctrl: Some(String::new()), path: (*path).to_owned() }).collect()
+}
+
 fn lacks_nftables(log: &Path) -> bool {
     fs::read_to_string(log).is_ok_and(|text| text.contains("built without libnftables support"))
 }
@@ -135,6 +142,7 @@ fn options(dump: &Dump<'_>, lock: Lock, base: Options) -> Options {
         leave_running: Some(dump.leave == Leave::Running),
         link_remap: Some(true),
         external: dump.external.clone(),
+        cg_root: cgroup_root(dump.cgroup_root.as_deref()),
         ghost_limit: Some(dump.ghost_limit),
         track_mem: track,
         network_lock: Some(lock as i32),

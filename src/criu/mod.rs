@@ -13,6 +13,7 @@ mod failure;
 pub mod log;
 mod message;
 mod restore;
+pub mod survey;
 mod version;
 mod worker;
 

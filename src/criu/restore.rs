@@ -11,13 +11,15 @@ use nix::unistd::Pid;
 use rustix::process::PidfdFlags;
 
 use super::conversation::{Conversation, Directories, Stop};
-use super::message::{CgroupRoot, InheritFd, Options, Request, Type};
+use super::dump::cgroup_root;
+use super::message::{InheritFd, Options, Request, Type};
 use super::worker::Worker;
 use super::{Criu, Failed, Hook};
 use crate::interrupt::Interrupt;
 
-/// `criu_cg_mode`'s FULL: the cgroups and all their properties are made as they were.
-const CGROUPS_FULL: i32 = 4;
+/// `criu_cg_mode`'s SOFT: what is missing of the cgroups is made, what is there is left as it is. Where there is cgroup v1 beside
+/// v2, FULL would write properties of the host's v1 roots.
+const CGROUPS_SOFT: i32 = 3;
 
 /// What is to be brought back, and to where.
 #[derive(Debug, Clone)]
@@ -175,12 +177,8 @@ fn options(restore: &Restore<'_>, inherited: &[OwnedFd], base: Options) -> io::R
             .map(|((key, _), fd)| InheritFd { key: key.clone(), fd: fd.as_raw_fd() })
             .collect(),
         rst_sibling: Some(true),
-        manage_cgroups_mode: Some(CGROUPS_FULL),
-        cg_root: restore
-            .cgroup_root
-            .iter()
-            .map(|path| CgroupRoot { ctrl: None, path: (*path).to_owned() })
-            .collect(),
+        manage_cgroups_mode: Some(CGROUPS_SOFT),
+        cg_root: cgroup_root(restore.cgroup_root),
         ..base
     })
 }

@@ -1,8 +1,10 @@
-//! From a launch plan to a running machine: the whole sequence is [`launch`].
+//! From a launch plan to a running machine: the whole sequence is [`launch`], or [`revive`] for one that goes on from a checkpoint.
 
 mod handshake;
+mod keeper;
 mod leader;
 mod outer;
+mod revive;
 mod stub;
 mod supervisor;
 mod watch;
@@ -17,6 +19,7 @@ use crate::plan::LaunchPlan;
 use crate::spec::Checkpoints;
 use crate::sys::{Forked, fork};
 use outer::Given;
+pub use revive::{Revival, revive};
 use watch::{Outer, Watch};
 
 /// Boots what `plan` says. What the machine has is in the result, or given back when anything fails; name and tree stay

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::{Gid, Uid};
 
-use crate::bus::{BusError, Registration, UnitWanted};
+use crate::bus::{BusError, Registration, Unit, UnitWanted};
 use crate::cgroup::{Cgroup, limits};
 use crate::error::{Context, Error, Kind, Result};
 use crate::machine::record::{Clocks, Record, Stage};
@@ -86,28 +86,81 @@ fn create_link(veth: &Veth, namespace: BorrowedFd<'_>) -> io::Result<VethGuard> 
 /// Under systemd: the unit, the registration, and then the payload's cgroup below the unit's. machined takes the unit from
 /// where the leader is, so that it is told before the leader moves down.
 pub(super) fn place(plan: &LaunchPlan, tenure: &mut Tenure, running: &mut Running) -> Result<()> {
-    let Some((registrar, machined)) = tenure.registrar() else { return Ok(()) };
-    let registration = registration(plan, running)?;
-    let name = &plan.name;
-    let unit = registrar
-        .open_unit(&registration, running.leader.pidfd())
-        .map_err(|error| refuse(format!("cannot {} for '{name}'", unit_work(plan)), &error))?;
+    let (pid, link) = (running.leader.pid(), running.link.as_ref());
+    let registration = registration(plan, pid, link);
+    let Some(unit) = open_unit(plan, &registration, tenure, running.leader.pidfd())? else { return Ok(()) };
     running.unit = Some(unit.name.clone());
-    if machined == Machined::Told {
-        match registrar.register(&registration, running.leader.pidfd()) {
-            Err(BusError::NoMachined(_)) if plan.register == Register::Auto => {}
-            result => result.map_err(|error| refuse(format!("cannot register '{name}'"), &error))?,
-        }
-    }
+    register(plan, &registration, tenure, running.leader.pidfd())?;
     if let CgroupPlan::Scope { mount, .. } = &plan.cgroup {
         let what = || format!("cannot use the cgroup '{}'", unit.control_group);
         let cgroup = Cgroup::adopt(mount, unit.control_group.as_ref()).context(what)?;
-        cgroup.place(running.leader.pid()).context(what)?;
+        cgroup.place(pid).context(what)?;
         delegate(&cgroup)?;
         running.cgroup = Some(cgroup);
     }
-    if let (LimitsPlan::Unit { limits, .. }, Some(cgroup)) = (&plan.limits, &running.cgroup) {
-        limits::await_held(limits, cgroup.path()).map_err(|limit| not_held(limit, &unit.name))?;
+    await_limits(plan, running)
+}
+
+/// For a machine that comes back: its scope, before there is a leader. `keeper`, a process, is in it until there is one.
+pub(super) fn prepare_scope(
+    plan: &LaunchPlan,
+    tenure: &mut Tenure,
+    (keeper, pidfd): (u32, BorrowedFd<'_>),
+) -> Result<(String, Cgroup)> {
+    let CgroupPlan::Scope { mount, .. } = &plan.cgroup else {
+        return Err(Error::new(Kind::Failed, "there is no scope to make"));
+    };
+    let unit = open_unit(plan, &registration(plan, keeper, None), tenure, pidfd)?
+        .ok_or_else(|| Error::new(Kind::Unsupported, "cannot make a scope").because("there is no bus"))?;
+    let what = || format!("cannot use the cgroup '{}'", unit.control_group);
+    let cgroup = Cgroup::adopt(mount, unit.control_group.as_ref()).context(what)?;
+    cgroup.place_supervisor().context(what)?;
+    delegate(&cgroup)?;
+    Ok((unit.name, cgroup))
+}
+
+/// For a machine that comes back: what is told of it when its leader is there, in its place.
+pub(super) fn announce(plan: &LaunchPlan, tenure: &mut Tenure, running: &mut Running) -> Result<()> {
+    let registration = registration(plan, running.leader.pid(), running.link.as_ref());
+    if running.unit.is_none() {
+        let unit = open_unit(plan, &registration, tenure, running.leader.pidfd())?;
+        running.unit = unit.map(|unit| unit.name);
+    }
+    if running.unit.is_some() {
+        register(plan, &registration, tenure, running.leader.pidfd())?;
+    }
+    await_limits(plan, running)
+}
+
+fn open_unit(
+    plan: &LaunchPlan,
+    registration: &Registration,
+    tenure: &mut Tenure,
+    process: BorrowedFd<'_>,
+) -> Result<Option<Unit>> {
+    let Some((registrar, _)) = tenure.registrar() else { return Ok(None) };
+    let unit = registrar.open_unit(registration, process);
+    unit.map(Some).map_err(|error| refuse(format!("cannot {} for '{}'", unit_work(plan), plan.name), &error))
+}
+
+fn register(
+    plan: &LaunchPlan,
+    registration: &Registration,
+    tenure: &mut Tenure,
+    leader: BorrowedFd<'_>,
+) -> Result<()> {
+    let Some((registrar, Machined::Told)) = tenure.registrar() else { return Ok(()) };
+    match registrar.register(registration, leader) {
+        Err(BusError::NoMachined(_)) if plan.register == Register::Auto => Ok(()),
+        result => result.map_err(|error| refuse(format!("cannot register '{}'", plan.name), &error)),
+    }
+}
+
+fn await_limits(plan: &LaunchPlan, running: &Running) -> Result<()> {
+    if let (LimitsPlan::Unit { limits, .. }, Some(cgroup), Some(unit)) =
+        (&plan.limits, &running.cgroup, &running.unit)
+    {
+        limits::await_held(limits, cgroup.path()).map_err(|limit| not_held(limit, unit))?;
     }
     Ok(())
 }
@@ -124,7 +177,7 @@ fn refuse(what: String, error: &BusError) -> Error {
     Error::new(kind, what).because(error)
 }
 
-fn registration(plan: &LaunchPlan, running: &Running) -> Result<Registration> {
+fn registration(plan: &LaunchPlan, leader: u32, link: Option<&VethGuard>) -> Registration {
     let unit = match &plan.cgroup {
         CgroupPlan::Scope { slice, properties, .. } => UnitWanted::Scope {
             slice: slice.clone(),
@@ -134,15 +187,15 @@ fn registration(plan: &LaunchPlan, running: &Running) -> Result<Registration> {
             UnitWanted::Keep { properties: plan.limits.properties().to_vec() }
         }
     };
-    Ok(Registration {
+    Registration {
         name: plan.name.to_string(),
         id: *plan.id.bytes(),
-        leader: running.leader.pid(),
+        leader,
         supervisor: std::process::id(),
         root: plan.root.tree.clone(),
-        ifindices: running.link.iter().filter_map(|link| i32::try_from(link.index()).ok()).collect(),
+        ifindices: link.iter().filter_map(|link| i32::try_from(link.index()).ok()).collect(),
         unit,
-    })
+    }
 }
 
 /// The record of a machine that is about to run.

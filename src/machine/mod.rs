@@ -2,7 +2,8 @@
 //! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), how requests reach its init
 //! ([`errand`], by a [`command`]), what other commands read about it ([`record`]), what they wait for ([`watch`]), which of
 //! its processes they open ([`process`]) and how they get in ([`door`]), how one is held still
-//! ([`hold`]), how its clocks go on in the next ([`continuity`]). [`leftovers`] is what is left when its supervisor was killed.
+//! ([`hold`]) and saved ([`snapshot`]), how its clocks go on in the next ([`continuity`]). [`leftovers`] is what is left when its
+//! supervisor was killed.
 
 pub mod attachment;
 mod command;
@@ -14,6 +15,7 @@ pub mod leftovers;
 pub mod process;
 pub mod record;
 pub mod running;
+pub mod snapshot;
 pub mod state;
 pub mod supervise;
 pub mod tenure;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
+use rustix::process::Signal as KernelSignal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
@@ -35,7 +36,7 @@ const POWER_OFF: i32 = 4;
 const REBOOT: i32 = 5;
 
 /// The word that a checkpoint of the machine was made: what runs of it is to end.
-pub const SAVED: i32 = SIGUSR1;
+pub const SAVED: KernelSignal = KernelSignal::USR1;
 
 /// The signals that systemd takes for requests, and osier's supervisor too: `SIGRTMIN` and so much.
 fn systemds(offset: i32) -> i32 {
@@ -52,8 +53,9 @@ impl Signals {
     /// What socketpair(2) and sigaction(2) give.
     pub fn catch() -> io::Result<Self> {
         let (read_end, write_end) = UnixStream::pair()?;
-        let asked =
-            [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SAVED].into_iter().chain([POWER_OFF, REBOOT].map(systemds));
+        let asked = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SAVED.as_raw()]
+            .into_iter()
+            .chain([POWER_OFF, REBOOT].map(systemds));
         Ok(Self(SignalDelivery::with_pipe(read_end, write_end, SignalOnly, asked)?))
     }
 
@@ -62,7 +64,7 @@ impl Signals {
         self.0.pending().map(|signal| match signal {
             signal if signal == systemds(POWER_OFF) => Ask::PowerOff,
             signal if signal == systemds(REBOOT) => Ask::Reboot,
-            SAVED => Ask::Leave,
+            signal if signal == SAVED.as_raw() => Ask::Leave,
             _ => Ask::Stop,
         })
     }

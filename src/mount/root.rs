@@ -72,6 +72,26 @@ pub(super) fn elsewhere<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T
     result
 }
 
+/// Does `work` in a mount namespace of its own, in which the machine's root is mounted at `tree`, as [`attach`] does it, and
+/// is nobody's peer: what CRIU wants of the root of what it brings back.
+///
+/// # Errors
+/// As [`attach`]; what unshare(2) gives, and `work`.
+pub fn apart<T>(
+    tree: &Path,
+    scratch: Option<BorrowedFd<'_>>,
+    work: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    elsewhere(|| {
+        unshare_namespaces(UnshareFlags::NEWNS)?;
+        isolate()?;
+        let root = attach(tree, scratch)?;
+        let private = MountAttributes { propagation: libc::MS_PRIVATE, ..MountAttributes::default() };
+        mount_setattr(root.as_fd(), c"", MountDepth::Tree, private)?;
+        work()
+    })
+}
+
 fn own_namespace() -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     Ok(rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty())?)

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::{continuation::continue_clocks, said};
 use crate::cli::Invocation;
 use crate::console::{FrontEnd, FrontWire, Log, Mode, Terminal, Terminals, front};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::exit::Ended;
 use crate::host::HostFacts;
 use crate::ids::MachineId;
 use crate::image::{self, FoundInit, Image, Tree};
-use crate::launch::launch;
+use crate::launch::{Revival, launch, revive};
 use crate::machine::record::Store;
 use crate::machine::state::State;
 use crate::machine::{Attachment, Manner, Signals, Tenure, supervise};
@@ -22,7 +22,7 @@ use crate::name::MachineName;
 use crate::plan::{CgroupPlan, LaunchPlan};
 use crate::settings::search::{self, Trust};
 use crate::settings::{Settings, nspawn};
-use crate::spec::{Facts, Keep, MachineSpec};
+use crate::spec::{Checkpoints, Facts, Keep, MachineSpec, Ready};
 use crate::sys::{Forked, fork};
 use crate::wire::Wire;
 
@@ -35,14 +35,52 @@ pub(super) fn live(
     look: impl FnOnce(&Image, &Tree) -> Result<Option<FoundInit>>,
 ) -> Result<u8> {
     let sources = Sources::find(argument, settings, invocation)?;
-    let (spec, plan) = sources.decide(look)?;
+    let wanted = sources.decide(look)?;
     if invocation.dry_run {
-        super::print(&plan.to_string())?;
+        super::print(&wanted.plan.to_string())?;
         return Ok(0);
     }
-    match Terminal::of_caller(spec.console).context(|| "cannot use the terminal")? {
-        Some(terminal) if spec.console != Mode::Passive => on_terminal(terminal, spec, plan, &sources),
-        _ => supervise_to_end(spec, plan, Company::default(), &sources),
+    in_foreground(wanted, Company::default(), &sources)
+}
+
+/// Serves the machine until its end, on the caller's terminal where it has one.
+pub(super) fn in_foreground(wanted: Wanted, company: Company<'_>, sources: &Sources<'_>) -> Result<u8> {
+    let console = wanted.spec.console;
+    match Terminal::of_caller(console).context(|| "cannot use the terminal")? {
+        Some(terminal) if console != Mode::Passive => on_terminal(terminal, wanted, company, sources),
+        _ => supervise_to_end(wanted, company, sources),
+    }
+}
+
+/// What is to run.
+pub(super) struct Wanted {
+    /// The machine that is wanted.
+    pub(super) spec: MachineSpec,
+    /// The plan for it.
+    pub(super) plan: LaunchPlan,
+    /// What it was made of, for a checkpoint.
+    settings: Settings,
+}
+
+impl Wanted {
+    /// One of which nobody will make a checkpoint.
+    pub(super) fn plain(spec: MachineSpec, plan: LaunchPlan) -> Self {
+        Self { spec, plan, settings: Settings::default() }
+    }
+
+    /// The settings as a checkpoint has them, of a machine that can be saved. A variable that was passed on has the value that it
+    /// has now.
+    fn kept(&self) -> Result<Option<Vec<u8>>> {
+        if self.plan.checkpoints == Checkpoints::Impossible {
+            return Ok(None);
+        }
+        let mut settings = self.settings.clone();
+        let said = std::mem::take(&mut settings.setenv);
+        settings.setenv = said.into_iter().filter_map(said::with_value).collect();
+        match serde_json::to_vec(&settings) {
+            Ok(kept) => Ok(Some(kept)),
+            Err(error) => Err(Error::new(Kind::Failed, "cannot write the settings down").because(error)),
+        }
     }
 }
 
@@ -66,11 +104,12 @@ impl<'a> Sources<'a> {
     pub(super) fn decide(
         &self,
         look: impl FnOnce(&Image, &Tree) -> Result<Option<FoundInit>>,
-    ) -> Result<(MachineSpec, LaunchPlan)> {
-        let mut spec = self.spec(look)?;
+    ) -> Result<Wanted> {
+        let settings = self.settings()?;
+        let mut spec = self.resolve(&settings, look)?;
         continue_clocks(&mut spec)?;
         let plan = LaunchPlan::resolve(&spec, &host()?)?;
-        Ok((spec, plan))
+        Ok(Wanted { spec, plan, settings })
     }
 
     /// The machine that is wanted.
@@ -78,10 +117,18 @@ impl<'a> Sources<'a> {
         &self,
         look: impl FnOnce(&Image, &Tree) -> Result<Option<FoundInit>>,
     ) -> Result<MachineSpec> {
+        self.resolve(&self.settings()?, look)
+    }
+
+    fn resolve(
+        &self,
+        settings: &Settings,
+        look: impl FnOnce(&Image, &Tree) -> Result<Option<FoundInit>>,
+    ) -> Result<MachineSpec> {
         let image = &self.image;
         let tree = Tree::open(&image.path).context(|| format!("cannot open '{}'", image.path.display()))?;
         let init = look(image, &tree)?;
-        MachineSpec::resolve(&self.settings()?, &facts(image, &tree, init)?)
+        MachineSpec::resolve(settings, &facts(image, &tree, init)?)
     }
 
     /// The command line's settings with those of the machine's file, where `--settings=` lets it have a say.
@@ -142,7 +189,12 @@ pub(super) fn host() -> Result<HostFacts> {
 }
 
 /// On a terminal there are two processes: the front, which the user's shell waits for, and the supervisor.
-fn on_terminal(terminal: Terminal, spec: MachineSpec, plan: LaunchPlan, sources: &Sources<'_>) -> Result<u8> {
+fn on_terminal(
+    terminal: Terminal,
+    wanted: Wanted,
+    company: Company<'_>,
+    sources: &Sources<'_>,
+) -> Result<u8> {
     let (fronts, supervisors): (OwnedFd, OwnedFd) = front::pair().context(|| "cannot make a socket")?;
     match fork().context(|| "cannot fork")? {
         Forked::Parent(supervisor) => {
@@ -150,7 +202,8 @@ fn on_terminal(terminal: Terminal, spec: MachineSpec, plan: LaunchPlan, sources:
             let end = front::run(supervisor, fronts, terminal).context(|| "cannot hold the terminal")?;
             Ok(match end {
                 FrontEnd::Detached => {
-                    crate::error::say(format_args!("\nosier: detached; machine '{}' goes on\n", spec.name));
+                    let name = &wanted.spec.name;
+                    crate::error::say(format_args!("\nosier: detached; machine '{name}' goes on\n"));
                     0
                 }
                 FrontEnd::Ended(code) => Ended::Exited(code).code(),
@@ -161,20 +214,22 @@ fn on_terminal(terminal: Terminal, spec: MachineSpec, plan: LaunchPlan, sources:
             drop(fronts);
             nix::unistd::setsid().context(|| "cannot lead a session")?;
             let front = Some(FrontWire::new(supervisors, terminal));
-            supervise_to_end(spec, plan, Company { front, ..Company::default() }, sources)
+            supervise_to_end(wanted, Company { front, ..company }, sources)
         }
     }
 }
 
 /// Who is there beside a supervisor.
 #[derive(Default)]
-pub(super) struct Company {
+pub(super) struct Company<'a> {
     /// The front that holds the terminal.
     pub(super) front: Option<FrontWire>,
     /// The console is kept there.
     pub(super) log: Option<Log>,
     /// Who waits for the word that the payload runs.
     pub(super) starter: Option<Wire>,
+    /// What the machine goes on from, in place of its first boot.
+    pub(super) revival: Option<Revival<'a>>,
 }
 
 /// What a starter is told, once.
@@ -187,28 +242,35 @@ pub(super) enum Word {
 }
 
 /// The supervisor: boots the machine, again as often as it reboots, and cleans up behind it.
-pub(super) fn supervise_to_end(
-    mut spec: MachineSpec,
-    mut plan: LaunchPlan,
-    company: Company,
-    sources: &Sources<'_>,
-) -> Result<u8> {
+pub(super) fn supervise_to_end(wanted: Wanted, company: Company<'_>, sources: &Sources<'_>) -> Result<u8> {
     let quiet = sources.invocation.quiet;
-    let Company { front, log, mut starter } = company;
+    let kept = wanted.kept()?;
+    let Wanted { mut spec, mut plan, settings: _ } = wanted;
+    let Company { front, log, mut starter, mut revival } = company;
     let mut signals = Signals::catch().context(|| "cannot catch signals")?;
     let mut tenure = Tenure::take(&plan, &Store::default())?;
+    kept.into_iter().for_each(|kept| tenure.keep(kept));
     let (mut attachment, mut streams) =
         Attachment::open(plan.console, front, plan.name.as_str()).context(|| "cannot attach the console")?;
     log.into_iter().for_each(|log| attachment.keep(log));
-    let manner = Manner { ways: plan.ways, ready: plan.ready, up: plan.up };
     if spec.clocks.keep != Keep::No {
         // Only since the tree is held nobody else can have them go on.
         continue_clocks(&mut spec)?;
         plan = LaunchPlan::resolve(&spec, &host()?)?;
     }
     let ended = loop {
-        tenure.begin_clocks(&plan)?;
-        let running = launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &mut signals)?;
+        let mut manner = Manner { ways: plan.ways, ready: plan.ready, up: plan.up };
+        let running = match revival.take() {
+            Some(revival) => {
+                // What was ready when it was saved does not say so again.
+                (manner.ready, manner.up) = (Ready::AtStart, Ready::AtStart);
+                revive(&plan, revival, &mut tenure, &mut attachment, &mut signals)?
+            }
+            None => {
+                tenure.begin_clocks(&plan)?;
+                launch(&plan, &mut tenure, &mut attachment, streams.as_ref(), &mut signals)?
+            }
+        };
         if let Some(starter) = starter.take() {
             // Who has not waited wants to know nothing.
             let _ = starter.send(&Word::Runs, &[]);
@@ -223,8 +285,7 @@ pub(super) fn supervise_to_end(
             (_, State::Saved) => Ended::Saved,
             (ended, _) => ended,
         };
-        let again =
-            ended == Ended::Rebooted && !matches!(state, State::Stopping | State::Killed | State::Saved);
+        let again = ended == Ended::Rebooted && !matches!(state, State::Stopping | State::Killed);
         if !again || reboots || !can_reboot(&plan) {
             break if again || ended != Ended::Rebooted { ended } else { Ended::PoweredOff };
         }

@@ -6,6 +6,7 @@ mod attended;
 pub mod bind;
 pub mod boot;
 pub mod check;
+pub mod checkpoint;
 mod clean;
 pub mod clock;
 pub mod completions;
@@ -21,6 +22,7 @@ pub mod login;
 pub mod logs;
 mod may;
 mod opened;
+pub mod restore;
 pub mod run;
 mod said;
 mod schema;
@@ -82,6 +84,8 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::CopyTo(options) => copy::copy_to(options, &Store::default()),
         Verb::CopyFrom(options) => copy::copy_from(options, &Store::default()),
         Verb::Bind(options) => bind::execute(options, &Store::default()),
+        Verb::Checkpoint(options) => checkpoint::execute(options, &Store::default()),
+        Verb::Restore(options) => return restore::execute(options),
         Verb::Check(options) => return check::execute(options, &Store::default()),
         Verb::Image(options) => image::execute(options),
         Verb::Completions(options) => completions::execute(options),
@@ -91,7 +95,8 @@ pub fn execute(verb: &Verb) -> Result<u8> {
 
 /// The exit code of a verb that failed (DESIGN §7).
 pub fn exit_code(verb: &Verb, kind: Kind) -> u8 {
-    let relays = matches!(verb, Verb::Boot(_) | Verb::Run(_) | Verb::Shell(_) | Verb::Attach(_));
+    let relays =
+        matches!(verb, Verb::Boot(_) | Verb::Run(_) | Verb::Shell(_) | Verb::Attach(_) | Verb::Restore(_));
     match kind {
         Kind::Usage => exit::USAGE,
         Kind::CannotExecute if relays => exit::CANNOT_EXECUTE,

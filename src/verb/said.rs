@@ -82,3 +82,12 @@ fn said_limits(options: &Limits) -> Vec<LimitSetting> {
         .map(|(flag, key, text)| LimitSetting { key, setting: Setting::flag(flag, text) })
         .collect()
 }
+
+/// A variable with its value; none that has none.
+pub(super) fn with_value(setting: Setting) -> Option<Setting> {
+    if setting.text.contains('=') {
+        return Some(setting);
+    }
+    let value = std::env::var(&setting.text).ok()?;
+    Some(Setting { text: format!("{}={value}", setting.text), ..setting })
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::setsid;
 
 use super::boot::find_init;
-use super::lifetime::{Company, Sources, Word, supervise_to_end};
+use super::lifetime::{Company, Sources, Wanted, Word, supervise_to_end};
 use super::target::deadline;
 use crate::bus::{BusError, systemd, units};
 use crate::cli::{Invocation, Start};
@@ -21,7 +21,6 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::image;
 use crate::machine::record::{Stage, Store};
 use crate::machine::watch::{Outcome, Watch};
-use crate::plan::LaunchPlan;
 use crate::settings::{Setting, Settings};
 use crate::spec::MachineSpec;
 use crate::sys::{self, Forked, fork};
@@ -54,19 +53,20 @@ pub fn execute(options: &Start, store: &Store) -> Result<u8> {
     let mut starting = Vec::new();
     for (name, said) in options.names.iter().zip(&said) {
         let decided = Sources::find(OsStr::new(name), said, &INVOCATION).and_then(|sources| {
-            let (spec, plan) = sources.decide(|image, tree| find_init(image, tree).map(Some))?;
-            Ok((sources, spec, plan))
+            let wanted = sources.decide(|image, tree| find_init(image, tree).map(Some))?;
+            Ok((sources, wanted))
         });
         starting.push((name, decided.map_err(|error| within(name, error))?));
     }
     let mut waiting = Vec::new();
-    for (name, (sources, spec, plan)) in starting {
+    for (name, (sources, wanted)) in starting {
         let (starter, supervisor) = Wire::pair().context(|| "cannot make a socket")?;
         match fork().context(|| "cannot fork")? {
             Forked::Parent(_) => waiting.push((name, starter)),
             Forked::Child => {
                 drop((starter, waiting));
-                return supervise(spec, plan, &sources, supervisor);
+                let company = Company::default();
+                return supervise(wanted, company, &sources, supervisor);
             }
         }
     }
@@ -112,11 +112,16 @@ fn settings_for(name: &str) -> Settings {
 }
 
 /// The supervisor: of its caller it keeps nothing but the wire.
-fn supervise(spec: MachineSpec, plan: LaunchPlan, sources: &Sources<'_>, starter: Wire) -> Result<u8> {
+pub(super) fn supervise(
+    wanted: Wanted,
+    company: Company<'_>,
+    sources: &Sources<'_>,
+    starter: Wire,
+) -> Result<u8> {
     let copy = starter.as_fd().try_clone_to_owned().map(Wire::from);
-    let result = detach(&spec).and_then(|log| {
-        let company = Company { log: Some(log), starter: Some(starter), ..Company::default() };
-        supervise_to_end(spec, plan, company, sources)
+    let result = detach(&wanted.spec).and_then(|log| {
+        let company = Company { log: Some(log), starter: Some(starter), ..company };
+        supervise_to_end(wanted, company, sources)
     });
     if let (Ok(starter), Err(error)) = (copy, &result) {
         // After the first word nobody listens any more; then the log has it, as standard error.
@@ -152,6 +157,26 @@ fn close_inherited() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A machine under a supervisor of its own. Here it gives the exit code to leave with when the machine runs; in the supervisor, a
+/// child, when it has ended.
+///
+/// # Errors
+/// What kept it from running.
+pub(super) fn in_background(wanted: Wanted, company: Company<'_>, sources: &Sources<'_>) -> Result<u8> {
+    let name = wanted.spec.name.to_string();
+    let (starter, supervisor) = Wire::pair().context(|| "cannot make a socket")?;
+    match fork().context(|| "cannot fork")? {
+        Forked::Parent(_) => {
+            drop(supervisor);
+            hear(&name, &starter).map(|()| 0)
+        }
+        Forked::Child => {
+            drop(starter);
+            supervise(wanted, company, sources, supervisor)
+        }
+    }
 }
 
 /// Waits for the word of a supervisor.

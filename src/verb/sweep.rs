@@ -22,7 +22,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
-use super::lifetime::{Company, Sources, host, supervise_to_end};
+use super::lifetime::{Company, Sources, Wanted, host, supervise_to_end};
 use super::target::patience;
 use super::{print, run};
 use crate::cli::{Invocation, Run};
@@ -246,7 +246,7 @@ impl Sweep<'_> {
         let sources = Sources::find(&self.options.tree, self.said, self.invocation)?;
         let spec = spec(&sources, place, &self.clocks[place.at])?;
         let plan = LaunchPlan::resolve(&spec, &host()?)?;
-        supervise_to_end(spec, plan, Company::default(), &sources)
+        supervise_to_end(Wanted::plain(spec, plan), Company::default(), &sources)
     }
 }
 

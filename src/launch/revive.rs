@@ -1,0 +1,276 @@
+//! From a checkpoint to a running machine. In place of the outer and the leader there is CRIU, which makes the namespaces and the
+//! processes in them; what the supervisor does for a leader that boots it does for one that comes back.
+//!
+//! ```text
+//! supervisor                                                CRIU
+//! cgroups and console made                      ──begin──▶
+//! link dressed                    ◀──PostSetupNamespaces──  namespaces, links
+//! notify socket, registration, `go`        ◀──PreResume───  processes, stopped
+//!                                              ──resume──▶  processes run
+//! ```
+//!
+//! Until `go` has said so nothing of the machine has run: who gives up before has lost nothing.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::keeper::Keeper;
+use super::supervisor;
+use crate::cgroup::Cgroup;
+use crate::cgroup::tree::{self, Directory};
+use crate::checkpoint::Unpacked;
+use crate::clock::Offsets;
+use crate::console::pty::{self, Pty};
+use crate::criu::{Criu, Hook, Restore};
+use crate::error::{Context, Error, Kind, Result};
+use crate::machine::record::Checkpointable;
+use crate::machine::snapshot::{CONSOLE, console_key};
+use crate::machine::state::Ask;
+use crate::machine::{Attachment, Leader, Running, Signals, Tenure};
+use crate::mount::{live, root};
+use crate::net::{self, attire::Attire};
+use crate::notify;
+use crate::plan::{CgroupPlan, LaunchPlan, NOTIFY_SOCKET, NetworkPlan};
+use crate::spec::Ready;
+
+/// How long the link of a machine of the same name may take to go: the kernel takes its network namespace apart a while after
+/// its last process.
+const OBLIVION: Duration = Duration::from_secs(5);
+
+/// A machine that is to go on from a checkpoint.
+pub struct Revival<'a> {
+    /// What does it.
+    pub criu: &'a Criu,
+    /// The checkpoint.
+    pub checkpoint: Unpacked,
+    /// Where CRIU's log goes; its directory is there. It stays when CRIU fails.
+    pub log: PathBuf,
+    /// The console that it was saved with.
+    pub console: pty::Identity,
+    /// Its cgroups, from the payload's down.
+    pub cgroup: Vec<Directory>,
+    /// What the host had made of its end of the link.
+    pub attire: Attire,
+    /// Asked when everything is there and nothing has run yet; a refusal ends it without a trace.
+    pub go: Box<dyn FnMut() -> Result<()> + 'a>,
+}
+
+/// Brings back what `revival` says as the machine of `plan`. What it has is in the result, or given back when anything fails; name
+/// and tree stay `tenure`'s. One of `signals` breaks it off.
+///
+/// # Errors
+/// What CRIU cannot bring back, and the step that failed otherwise.
+pub fn revive(
+    plan: &LaunchPlan,
+    mut revival: Revival<'_>,
+    tenure: &mut Tenure,
+    attachment: &mut Attachment,
+    signals: &mut Signals,
+) -> Result<Running> {
+    let (pty, slave) = open_console().context(|| "cannot make a terminal")?;
+    let place = Place::make(plan, tenure)?;
+    let payload = place.cgroup.payload();
+    make_tree(&revival.cgroup, &payload)?;
+    let mut external = vec![format!("mnt[{CONSOLE}]:{}", pty.slave_path.display())];
+    if let NetworkPlan::Veth(veth) = &plan.network {
+        await_oblivion(&veth.host.name)?;
+        external.push(format!("veth[{}]:{}", veth.peer.name, veth.host.name));
+    }
+    let (criu, images, log) = (revival.criu, revival.checkpoint.images(), revival.log.clone());
+    let cgroup_root = below_root(plan, &payload);
+    let restore = Restore {
+        images: &images,
+        log: &log,
+        root: &plan.root.tree,
+        external,
+        inherit: vec![(console_key(revival.console), slave.as_fd())],
+        cgroup_root: cgroup_root.as_deref(),
+        interrupt: None,
+    };
+    let scratch = tenure.scratch().map(|scratch| scratch.try_clone_to_owned()).transpose();
+    let scratch = scratch.context(|| "cannot hold the throw-away layer")?;
+    let mut arrival = Arrival {
+        plan,
+        revival: &mut revival,
+        tenure,
+        attachment,
+        signals,
+        pty: Some(pty),
+        place: Some(place),
+        running: None,
+        refusal: None,
+    };
+    let restored = root::apart(&plan.root.tree, scratch.as_ref().map(AsFd::as_fd), || {
+        Ok(criu.restore(&restore, &mut |hook, pid| arrival.hook(hook, pid)))
+    });
+    let Arrival { running, refusal, .. } = arrival;
+    let restored = restored.context(|| format!("cannot mount '{}'", plan.root.tree.display()))?;
+    match (restored, refusal, running) {
+        (Ok(_), None, Some(running)) => {
+            // Of use only to who asks why it failed.
+            let _ = fs::remove_file(&log);
+            Ok(running)
+        }
+        (_, Some(refusal), _) => Err(refusal),
+        (Err(failed), ..) => Err(failed.into_error("CRIU cannot bring it back")),
+        (Ok(_), None, None) => Err(Error::new(Kind::Failed, "CRIU has not said what it brought back")),
+    }
+}
+
+fn open_console() -> io::Result<(Pty, OwnedFd)> {
+    let pty = pty::open()?;
+    let slave = pty::open_peer(&pty.master)?;
+    Ok((pty, slave))
+}
+
+/// A machine may have had what this host cannot give: that is said, and no reason to leave it dead.
+fn make_tree(directories: &[Directory], payload: &Path) -> Result<()> {
+    let lost = tree::make(directories, payload)
+        .map_err(|failed| Error::io(format!("cannot make {}", failed.path.display()), &failed.error))?;
+    for lost in lost {
+        crate::error::say(format_args!("osier: {lost}\r\n"));
+    }
+    Ok(())
+}
+
+/// The payload's directory below the root of cgroup2.
+fn below_root(plan: &LaunchPlan, payload: &Path) -> Option<String> {
+    let (CgroupPlan::Directory { mount, .. }
+    | CgroupPlan::Scope { mount, .. }
+    | CgroupPlan::Keep { mount, .. }) = &plan.cgroup;
+    Some(Path::new("/").join(payload.strip_prefix(mount).ok()?).to_str()?.to_owned())
+}
+
+fn await_oblivion(link: &str) -> Result<()> {
+    let deadline = Instant::now() + OBLIVION;
+    while net::exists(link).context(|| format!("cannot look for the link '{link}'"))? {
+        if Instant::now() >= deadline {
+            return Err(Error::new(Kind::InUse, format!("cannot make the link '{link}'"))
+                .because("there is one of that name")
+                .hint(format!("ip link show {link}")));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Where a machine's cgroups are to be.
+struct Place {
+    cgroup: Cgroup,
+    /// The scope, and who is in it before the machine is.
+    scope: Option<(String, Keeper)>,
+}
+
+impl Place {
+    fn make(plan: &LaunchPlan, tenure: &mut Tenure) -> Result<Self> {
+        if let Some((cgroup, _)) = supervisor::make_cgroup(plan)? {
+            return Ok(Self { cgroup, scope: None });
+        }
+        let keeper = Keeper::start().context(|| "cannot fork")?;
+        let (unit, cgroup) = supervisor::prepare_scope(plan, tenure, (keeper.pid(), keeper.pidfd()))?;
+        Ok(Self { cgroup, scope: Some((unit, keeper)) })
+    }
+}
+
+/// A machine on its way.
+struct Arrival<'a, 'r> {
+    plan: &'a LaunchPlan,
+    revival: &'a mut Revival<'r>,
+    tenure: &'a mut Tenure,
+    attachment: &'a mut Attachment,
+    signals: &'a mut Signals,
+    pty: Option<Pty>,
+    place: Option<Place>,
+    running: Option<Running>,
+    /// Why this side does not go on.
+    refusal: Option<Error>,
+}
+
+impl Arrival<'_, '_> {
+    fn hook(&mut self, hook: Hook, pid: Option<Pid>) -> io::Result<()> {
+        let done = self.hear_signals().and_then(|()| match (hook, pid) {
+            (Hook::PostSetupNamespaces, Some(pid)) => self.arrive(pid),
+            (Hook::PreResume, _) => self.settle(),
+            _ => Ok(()),
+        });
+        done.map_err(|error| {
+            self.refusal = Some(error);
+            io::ErrorKind::Other.into()
+        })
+    }
+
+    fn hear_signals(&mut self) -> Result<()> {
+        match self.signals.take().any(|ask| ask != Ask::Reboot) {
+            false => Ok(()),
+            true => Err(Error::new(Kind::Failed, "it was asked to end")),
+        }
+    }
+
+    /// The first process is there, and the links are.
+    fn arrive(&mut self, pid: Pid) -> Result<()> {
+        let gone = || "cannot find the machine's first process";
+        let raw = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound);
+        let raw = raw.map_err(io::Error::from).context(gone)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(io::Error::from).context(gone)?;
+        let running = self.running.insert(Running::new(Leader::new(pid.as_raw().unsigned_abs(), pidfd)));
+        if let NetworkPlan::Veth(veth) = &self.plan.network {
+            let what = || format!("cannot set the link '{}' up", veth.host.name);
+            let link = net::adopt_veth(veth, &self.revival.attire).context(what)?;
+            link.set_up().context(what)?;
+            running.link = Some(link);
+        }
+        Ok(())
+    }
+
+    /// All processes are there, and none has run.
+    fn settle(&mut self) -> Result<()> {
+        let Some(running) = &mut self.running else {
+            return Err(Error::new(Kind::Failed, "CRIU has not said which process is the first"));
+        };
+        if let Some(Place { cgroup, scope }) = self.place.take() {
+            running.cgroup = Some(cgroup);
+            if let Some((unit, keeper)) = scope {
+                running.unit = Some(unit);
+                // The machine is in the scope by now, which would end without anybody.
+                drop(keeper);
+            }
+        }
+        if let Some(Pty { master, .. }) = self.pty.take() {
+            let console = pty::identity(&master).context(|| "cannot look at a terminal")?;
+            running.checkpointable = Some(Checkpointable { console });
+            self.attachment.connect(master).context(|| "cannot serve the console")?;
+        }
+        let socket = listen(running).context(|| format!("cannot listen on {NOTIFY_SOCKET}"))?;
+        running.notify = Some(socket);
+        supervisor::announce(self.plan, self.tenure, running)?;
+        let clocks = Offsets::read(running.leader.pid()).context(|| "cannot read the machine's clocks")?;
+        // What was ready when it was saved says so once.
+        let plan = LaunchPlan { clocks, up: Ready::AtStart, ..self.plan.clone() };
+        self.tenure.begin_clocks(&plan)?;
+        let record = supervisor::describe(&plan, self.tenure, running)?;
+        self.tenure.record(record)?;
+        (self.revival.go)()
+    }
+}
+
+/// The socket on which the machine's init reports: CRIU does not save what is nobody's inside.
+fn listen(running: &Running) -> io::Result<OwnedFd> {
+    let path = Path::new(NOTIFY_SOCKET);
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    };
+    live::within(running.leader.pidfd(), directory, || {
+        match fs::remove_file(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        notify::bind(name.as_ref())
+    })
+}

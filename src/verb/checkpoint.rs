@@ -1,0 +1,115 @@
+//! `osier checkpoint`: a machine saved with all that runs in it.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::may::may;
+use super::unknown;
+use crate::checkpoint::{self, Compression, Draft, Form, Watch};
+use crate::cli::Checkpoint;
+use crate::criu::{Criu, Memory};
+use crate::duration;
+use crate::error::{Context, Error, Result};
+use crate::interrupt::Interrupt;
+use crate::machine::record::Store;
+use crate::machine::snapshot::Candidate;
+use crate::size;
+
+/// Where checkpoints are that were not said to be elsewhere.
+const DIRECTORY: &str = "/var/lib/osier/checkpoints";
+
+/// Saves a machine. It ends, or goes on where that was asked for.
+///
+/// # Errors
+/// When it is not there, cannot be saved, or there is no room; it goes on as if nothing had been.
+pub fn execute(options: &Checkpoint, store: &Store) -> Result<()> {
+    let name = &options.name;
+    let record = store.read(name).ok_or_else(|| unknown(store, name))?;
+    may(&record, "checkpoint")?;
+    let (target, form) = target(options)?;
+    let interrupt = Interrupt::watch().context(|| "cannot catch signals")?;
+    let saved = save(options, Candidate::open(store, record), (&target, form), &interrupt);
+    let (size, stood) = saved.map_err(|error| error.within(format!("cannot checkpoint '{name}'")))?;
+    if options.tool.quiet {
+        return Ok(());
+    }
+    let (size, stood) = (size::format(size), in_words(stood));
+    super::print(&format!("'{name}' is saved in {}: {size}; it stood still for {stood}\n", target.display()))
+}
+
+fn save(
+    options: &Checkpoint,
+    candidate: Result<Candidate<'_>>,
+    (target, form): (&Path, Form),
+    interrupt: &Interrupt,
+) -> Result<(u64, Duration)> {
+    let candidate = candidate?;
+    let criu = Criu::find(options.tool.criu.as_deref())?;
+    for (visitor, pid) in candidate.check()?.visitors {
+        crate::error::say(format_args!(
+            "osier: '{visitor}' (PID {pid} inside) came in from outside and is not saved\n"
+        ));
+    }
+    checkpoint::require(target, form, candidate.size()?)?;
+    let draft = Draft::begin(target, form)?;
+    let still = candidate.dump(&criu, &draft.images(), Memory::Whole, interrupt)?;
+    let mut manifest = still.manifest(&criu)?;
+    let mut watch = Progress(interrupt);
+    if options.leave_running {
+        still.check()?;
+        let stood = still.stood();
+        still.release()?;
+        return Ok((draft.complete(&mut manifest, &mut watch)?, stood));
+    }
+    let size = draft.complete(&mut manifest, &mut watch)?;
+    still.check()?;
+    let stood = still.stood();
+    still.end()?;
+    Ok((size, stood))
+}
+
+/// Where it is to be, whose directory is there.
+fn target(options: &Checkpoint) -> Result<(PathBuf, Form)> {
+    let target = match &options.to {
+        Some(target) => target.clone(),
+        None => {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY);
+            made.context(|| format!("cannot make {DIRECTORY}"))?;
+            Path::new(DIRECTORY).join(&options.name)
+        }
+    };
+    let form = match Form::of(&target) {
+        Form::File(_) if options.content.compress => Form::File(Compression::Zstd),
+        Form::Directory if options.content.compress => {
+            return Err(Error::usage("--compress")
+                .because("a checkpoint that is a directory is not compressed")
+                .hint(format!("--to={}.osier makes it a file", target.display())));
+        }
+        form => form,
+    };
+    match fs::symlink_metadata(&target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((target, form)),
+        _ => Err(Error::new(crate::error::Kind::InUse, format!("cannot make '{}'", target.display()))
+            .because("there is something of that name")
+            .hint("--to names another place")),
+    }
+}
+
+/// Breaks off when a signal has come.
+pub(super) struct Progress<'a>(pub(super) &'a Interrupt);
+
+impl Watch for Progress<'_> {
+    fn bytes(&mut self, _: u64) {}
+
+    fn check(&mut self) -> std::result::Result<(), String> {
+        self.0.check().map_err(|_| "it was interrupted".to_owned())
+    }
+}
+
+fn in_words(time: Duration) -> String {
+    let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    duration::format(milliseconds.saturating_mul(1_000_000))
+}
