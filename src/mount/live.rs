@@ -64,3 +64,43 @@ pub fn within<T>(
         work()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use nix::mount::{MsFlags, mount};
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+    use rustix::thread::UnshareFlags;
+
+    use super::*;
+    use crate::sys::testing::in_child;
+    use crate::sys::unshare_namespaces;
+    use crate::testdir::TestDir;
+
+    #[test]
+    fn what_is_sealed_can_be_written_to_by_who_sealed_it() {
+        let directory = TestDir::new("sealed");
+        let path = directory.path().to_owned();
+        in_child(|| {
+            unshare_namespaces(UnshareFlags::NEWNS).unwrap();
+            crate::mount::root::isolate().unwrap();
+            let none: Option<&str> = None;
+            mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::MS_NODEV, none).unwrap();
+            let sealed = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+            let opened = std::fs::File::open(&path).unwrap();
+            mount_setattr(opened.as_fd(), c"", MountDepth::One, sealed).unwrap();
+            let socket = path.join("socket");
+            assert_eq!(UnixDatagram::bind(&socket).unwrap_err().raw_os_error(), Some(libc::EROFS));
+            let before = std::env::current_dir().unwrap();
+            let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+            let bound = within(pidfd.as_fd(), &path, || UnixDatagram::bind("socket")).unwrap();
+            assert_eq!(std::env::current_dir().unwrap(), before);
+            UnixDatagram::unbound().unwrap().send_to(b"here", &socket).unwrap();
+            let mut heard = [0; 8];
+            assert_eq!(bound.recv(&mut heard).unwrap(), 4);
+            assert_eq!(std::fs::write(path.join("file"), "").unwrap_err().raw_os_error(), Some(libc::EROFS));
+            String::new()
+        });
+    }
+}

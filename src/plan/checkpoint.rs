@@ -7,13 +7,15 @@ use crate::image::Init;
 use crate::mount::op::Op;
 use crate::spec::{Checkpoints, MachineSpec, Program};
 
-/// Path and text of each file, below /run/systemd.
-const FILES: [(&str, &str); 5] = [
+/// Path and text of each file, below /run/systemd. No name twice for one unit: a file hides those of its name in the directories of
+/// less special units (man 5 systemd.unit).
+const FILES: [(&str, &str); 6] = [
     ("system/service.d/50-osier-checkpoint.conf", SERVICE),
     ("user/service.d/50-osier-checkpoint.conf", SERVICE),
     ("system.conf.d/50-osier-checkpoint.conf", MANAGER),
     ("user.conf.d/50-osier-checkpoint.conf", MANAGER),
-    ("system/systemd-logind.service.d/50-osier-checkpoint.conf", LOGIND),
+    ("system/systemd-logind.service.d/50-osier-checkpoint-logind.conf", LOGIND),
+    ("system/systemd-.service.d/50-osier-checkpoint-systemd.conf", OF_SYSTEMD),
 ];
 
 /// A pidfd of a restored process is another one to systemd than the one it has of that process, so that it takes the
@@ -46,6 +48,15 @@ ProtectKernelModules=no
 ProtectKernelTunables=no
 ProtectSystem=no
 ReadWritePaths=
+";
+
+/// Before version 254 systemd keeps a service's credentials in a ramfs, which CRIU does not know, for as long as the service is
+/// active: with its own, such as systemd-tmpfiles-setup.service, as long as the machine. It reads them from the ones of the
+/// machine, and osier gives it none.
+const OF_SYSTEMD: &str = "\
+# osier: this machine can be saved and restored.
+[Service]
+LoadCredential=
 ";
 
 /// Whether it is a machine that is to be saved, and boots with systemd.
