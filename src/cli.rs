@@ -9,6 +9,7 @@ pub mod complete;
 mod console;
 mod image;
 mod launch;
+mod migrate;
 mod session;
 mod set;
 mod show;
@@ -25,6 +26,7 @@ pub use checkpoint::{Checkpoint, Content, Restore, Tool};
 pub use console::{Attach, Enable, Logs, Start};
 pub use image::{ImageClone, ImageExport, ImageImport};
 pub use launch::{Invocation, Limits, MachineOptions};
+pub use migrate::Migrate;
 pub use session::{Login, Shell};
 pub use set::Set;
 pub use show::{Check, Clock, List, Show, Sort, Status, Top};
@@ -99,6 +101,8 @@ pub enum Verb {
     Checkpoint(Checkpoint),
     /// Let a machine that was saved go on
     Restore(Restore),
+    /// Have a machine go on at another host
+    Migrate(Box<Migrate>),
     /// Say what this host can do, and what to do about what is missing
     Check(Check),
     /// Make the trees that machines run from

@@ -15,6 +15,7 @@ use super::listing::Listing;
 use super::manifest::Manifest;
 use super::member::{IMAGES, LISTING, MANIFEST, Member, MemberName, Sum, Summing, is_directory, round};
 use super::scratch::Scratch;
+use super::whole::{Unpacked, link_rounds};
 
 /// So much is read at a time.
 pub(super) const PIECE: usize = 256 << 10;
@@ -113,6 +114,43 @@ impl Draft {
     /// What writing gives; [`Cause::Name`] and [`Cause::NotFile`] for what cannot belong to a checkpoint; [`Cause::Stopped`].
     pub fn complete(self, manifest: &mut Manifest, watch: &mut dyn Watch) -> Result<u64, CheckpointError> {
         self.finish(manifest, watch).writing(&self.target)
+    }
+
+    /// Has `files` and `rounds` of the manifest be what is there, for who sends it instead of keeping it.
+    ///
+    /// # Errors
+    /// As [`Draft::complete`].
+    pub fn seal(&self, manifest: &mut Manifest, watch: &mut dyn Watch) -> Result<(), CheckpointError> {
+        (manifest.files, manifest.rounds) = survey(&self.directory(), watch).writing(&self.target)?;
+        Ok(())
+    }
+
+    /// It came from elsewhere, and every byte of it was looked at on the way: as one that was unpacked.
+    ///
+    /// # Errors
+    /// [`Cause::Missing`] for a file of the manifest that is not there.
+    pub fn received(self, manifest: &Manifest) -> Result<Unpacked, CheckpointError> {
+        let target = self.target.clone();
+        self.into_unpacked(manifest).writing(&target)
+    }
+
+    fn into_unpacked(self, manifest: &Manifest) -> Result<Unpacked, Cause> {
+        let directory = self.directory();
+        for member in &manifest.files {
+            open(&directory, &member.name)?;
+        }
+        link_rounds(&directory, manifest.rounds)?;
+        Ok(Unpacked { directory, _scratch: Some(self.scratch) })
+    }
+
+    /// The files that are in one of its directories by now.
+    ///
+    /// # Errors
+    /// As [`Draft::complete`].
+    pub fn members(&self, directory: &str, watch: &mut dyn Watch) -> Result<Vec<Member>, CheckpointError> {
+        let (mut members, _) = survey(&self.directory(), watch).writing(&self.target)?;
+        members.retain(|member| member.name.as_str().starts_with(&format!("{directory}/")));
+        Ok(members)
     }
 
     fn finish(&self, manifest: &mut Manifest, watch: &mut dyn Watch) -> Result<u64, Cause> {

@@ -28,8 +28,8 @@ pub struct Checkpoint {
 /// A checkpoint of which every byte has been looked at, as a directory. One that was a file is gone when this is dropped.
 #[derive(Debug)]
 pub struct Unpacked {
-    directory: PathBuf,
-    _scratch: Option<Scratch>,
+    pub(super) directory: PathBuf,
+    pub(super) _scratch: Option<Scratch>,
 }
 
 impl Checkpoint {
@@ -102,12 +102,7 @@ impl Checkpoint {
         }
         let scratch = Scratch::make(place)?;
         self.read_file(Some(scratch.path()), watch)?;
-        for number in 2..=self.manifest.rounds {
-            link_parent(&scratch.path().join(round(number)), number - 1)?;
-        }
-        if self.manifest.rounds > 0 {
-            link_parent(&scratch.path().join(IMAGES), self.manifest.rounds)?;
-        }
+        link_rounds(scratch.path(), self.manifest.rounds)?;
         Ok(Unpacked { directory: scratch.path().to_owned(), _scratch: Some(scratch) })
     }
 
@@ -115,6 +110,17 @@ impl Checkpoint {
         let mut members = Members { manifest: &self.manifest, into, watch };
         file::read(&self.file, &self.path, &mut members)
     }
+}
+
+/// CRIU finds what a round has not by a link to the one before.
+pub(super) fn link_rounds(directory: &Path, rounds: u32) -> Result<(), Cause> {
+    for number in 2..=rounds {
+        link_parent(&directory.join(round(number)), number - 1)?;
+    }
+    if rounds > 0 {
+        link_parent(&directory.join(IMAGES), rounds)?;
+    }
+    Ok(())
 }
 
 fn link_parent(directory: &Path, number: u32) -> Result<(), Cause> {

@@ -127,6 +127,38 @@ impl<'s> Candidate<'s> {
         self.cgroup.join(PAYLOAD)
     }
 
+    /// Saves its memory into `images` while it goes on, for a dump of what changes from here on.
+    ///
+    /// # Errors
+    /// What CRIU says.
+    pub fn pre_dump(&self, criu: &Criu, images: &Path, memory: Memory, interrupt: &Interrupt) -> Result<()> {
+        let log = log_path(&self.record.name)?;
+        let dumped = criu.pre_dump(&self.wish(images, &log, memory, interrupt));
+        dumped.map_err(|failed| failed.into_error("CRIU cannot save its memory"))?;
+        let _ = fs::remove_file(&log);
+        Ok(())
+    }
+
+    fn wish<'a>(
+        &self,
+        images: &'a Path,
+        log: &'a Path,
+        memory: Memory,
+        interrupt: &'a Interrupt,
+    ) -> Dump<'a> {
+        Dump {
+            pid: Pid::from_raw(self.record.leader.cast_signed()),
+            images,
+            log,
+            leave: Leave::Running,
+            external: vec![console_key(self.checkpointable.console), format!("mnt[/dev/console]:{CONSOLE}")],
+            cgroup_root: cgroup_root(&self.payload()),
+            ghost_limit: GHOST,
+            memory,
+            interrupt: Some(interrupt),
+        }
+    }
+
     /// Saves its processes into `images`. When this comes back they stand still, and have not run since.
     ///
     /// # Errors
@@ -140,17 +172,7 @@ impl<'s> Candidate<'s> {
     ) -> Result<Still<'_>> {
         let hold = Hold::prepare(&self.payload()).context(|| "cannot hold it")?;
         let log = log_path(&self.record.name)?;
-        let dump = Dump {
-            pid: Pid::from_raw(self.record.leader.cast_signed()),
-            images,
-            log: &log,
-            leave: Leave::Running,
-            external: vec![console_key(self.checkpointable.console), format!("mnt[/dev/console]:{CONSOLE}")],
-            cgroup_root: cgroup_root(&self.payload()),
-            ghost_limit: GHOST,
-            memory,
-            interrupt: Some(interrupt),
-        };
+        let dump = self.wish(images, &log, memory, interrupt);
         let mut stopped = None;
         let dumped = criu.dump(&dump, &mut |hook| match hook {
             Hook::NetworkLock => {
@@ -293,6 +315,11 @@ impl Still<'_> {
     /// What the freezer gives.
     pub fn release(self) -> Result<()> {
         self.hold.release().context(|| "cannot let it go on")
+    }
+
+    /// It stands still until somebody decides what is to become of it.
+    pub fn keep(self) {
+        self.hold.leave();
     }
 
     /// It is saved: what runs of it ends, and its supervisor with it.

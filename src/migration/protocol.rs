@@ -68,8 +68,11 @@ pub struct Hello {
     pub memory: u64,
     /// About as much room its tree needs where there is none of it, bytes.
     pub tree: u64,
-    /// Where the tree is at the source; at the target where it is found or told to be.
+    /// Where the tree is at the source.
     pub path: String,
+    /// The machine's ID (machine-id(5)): a tree of another machine is not to become this one's.
+    #[serde(default)]
+    pub machine: Option<MachineId>,
 }
 
 impl Hello {
@@ -85,6 +88,7 @@ impl Hello {
             memory: 0,
             tree: 0,
             path: String::new(),
+            machine: None,
         }
     }
 }

@@ -109,7 +109,7 @@ impl Watch for Progress<'_> {
     }
 }
 
-fn in_words(time: Duration) -> String {
+pub(super) fn in_words(time: Duration) -> String {
     let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     duration::format(milliseconds.saturating_mul(1_000_000))
 }

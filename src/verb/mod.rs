@@ -21,6 +21,7 @@ pub mod list;
 pub mod login;
 pub mod logs;
 mod may;
+pub mod migrate;
 mod opened;
 pub mod restore;
 pub mod run;
@@ -86,6 +87,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::Bind(options) => bind::execute(options, &Store::default()),
         Verb::Checkpoint(options) => checkpoint::execute(options, &Store::default()),
         Verb::Restore(options) => return restore::execute(options),
+        Verb::Migrate(options) => return migrate::execute(options, &Store::default()),
         Verb::Check(options) => return check::execute(options, &Store::default()),
         Verb::Image(options) => image::execute(options),
         Verb::Completions(options) => completions::execute(options),

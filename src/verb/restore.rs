@@ -1,12 +1,12 @@
 //! `osier restore`: a machine that goes on from a checkpoint.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::boot::find_init;
 use super::checkpoint::Progress;
-use super::lifetime::{Company, Sources, in_foreground};
+use super::lifetime::{Company, Sources, Wanted, in_foreground};
 use super::start;
-use crate::checkpoint::{Checkpoint, HostMark, Manifest, Weight};
+use crate::checkpoint::{Checkpoint, HostMark, Manifest, Unpacked, Weight};
 use crate::cli::{Invocation, Restore};
 use crate::console::pty;
 use crate::criu::Criu;
@@ -30,14 +30,55 @@ fn restore(options: &Restore) -> Result<u8> {
     let from = options.from.canonicalize().unwrap_or_else(|_| options.from.clone());
     let checkpoint = Checkpoint::open(&from)?;
     let manifest = checkpoint.manifest();
-    suits(manifest)?;
+    suits(&manifest.host)?;
     let interrupt = Interrupt::watch().context(|| "cannot catch signals")?;
-    let unpacked = checkpoint.unpack(&scratch(options)?, &mut Progress(&interrupt))?;
+    let beside = from.parent().unwrap_or(Path::new("/"));
+    let unpacked = checkpoint.unpack(beside, &mut Progress(&interrupt))?;
     drop(interrupt);
-    let settings = settings(options, manifest)?;
-    let tree = options.tree.clone().unwrap_or_else(|| manifest.tree.path.clone());
-    let invocation =
-        Invocation { dry_run: false, quiet: options.tool.quiet, settings: Some("no".to_owned()) };
+    let wish = Wish {
+        name: options.name.as_deref(),
+        tree: options.tree.as_deref(),
+        clock: &options.clock,
+        console: options.console.as_deref().or(options.background.then_some("passive")),
+        quiet: options.tool.quiet,
+    };
+    with((&criu, unpacked), manifest, &wish, Box::new(|| Ok(())), |wanted, company, sources| {
+        if options.background {
+            return start::in_background(wanted, company, sources, start::hear);
+        }
+        in_foreground(wanted, company, sources)
+    })
+}
+
+/// What a machine is to be that was another one.
+pub(super) struct Wish<'a> {
+    /// Its name, if not what it was.
+    pub(super) name: Option<&'a str>,
+    /// Its tree, if not where it was.
+    pub(super) tree: Option<&'a Path>,
+    /// What its clocks are to show.
+    #[expect(dead_code, reason = "the next commit has it in the images")]
+    pub(super) clock: &'a str,
+    /// Its console, if not what it was.
+    pub(super) console: Option<&'a str>,
+    /// Nothing is said of it but errors.
+    pub(super) quiet: bool,
+}
+
+/// Has `run` run the machine of a checkpoint.
+///
+/// # Errors
+/// What is not as it has to be, before anything is made; and `run`.
+pub(super) fn with(
+    (criu, unpacked): (&Criu, Unpacked),
+    manifest: &Manifest,
+    wish: &Wish<'_>,
+    go: Box<dyn FnMut() -> Result<()> + '_>,
+    run: impl FnOnce(Wanted, Company<'_>, &Sources<'_>) -> Result<u8>,
+) -> Result<u8> {
+    let settings = settings(wish, manifest)?;
+    let tree = wish.tree.unwrap_or(&manifest.tree.path);
+    let invocation = Invocation { dry_run: false, quiet: wish.quiet, settings: Some("no".to_owned()) };
     let sources = Sources::find(tree.as_os_str(), &settings, &invocation)?;
     let wanted = sources.decide(|image, tree| match manifest.machine.verb.as_str() {
         "boot" => find_init(image, tree).map(Some),
@@ -47,48 +88,35 @@ fn restore(options: &Restore) -> Result<u8> {
         Error::new(Kind::Unsupported, "its machine had no console").hint("it was made by another osier")
     })?;
     let revival = Revival {
-        criu: &criu,
+        criu,
         checkpoint: unpacked,
         log: log_path(wanted.spec.name.as_str())?,
         console: pty::Identity { rdev: console.rdev, dev: console.dev },
         cgroup: manifest.cgroup.clone(),
         attire: manifest.network.as_ref().map(|link| link.attire.clone()).unwrap_or_default(),
-        go: Box::new(|| Ok(())),
+        go,
     };
-    let company = Company { revival: Some(revival), ..Company::default() };
-    if options.background {
-        return start::in_background(wanted, company, &sources);
-    }
-    in_foreground(wanted, company, &sources)
+    run(wanted, Company { revival: Some(revival), ..Company::default() }, &sources)
 }
 
 /// Refuses a checkpoint of a machine that could not run here.
-fn suits(manifest: &Manifest) -> Result<()> {
+pub(super) fn suits(there: &HostMark) -> Result<()> {
     let here = HostMark::read().context(|| "cannot look at the host")?;
-    let differences = manifest.host.compare(&here);
+    let differences = there.compare(&here);
     match differences.iter().find(|difference| difference.weight == Weight::Refuse) {
         Some(difference) => Err(Error::new(Kind::Unsupported, difference.to_string())),
         None => Ok(()),
     }
 }
 
-/// The directory that the checkpoint is in; absolute, for a supervisor leaves the caller's.
-fn scratch(options: &Restore) -> Result<PathBuf> {
-    let whole =
-        options.from.canonicalize().context(|| format!("cannot find '{}'", options.from.display()))?;
-    Ok(whole.parent().unwrap_or(Path::new("/")).to_owned())
-}
-
 /// What the machine was booted with, but for what was said otherwise.
-fn settings(options: &Restore, manifest: &Manifest) -> Result<Settings> {
+fn settings(wish: &Wish<'_>, manifest: &Manifest) -> Result<Settings> {
     let settings: Settings = serde_json::from_value(manifest.settings.clone())
         .map_err(|error| Error::new(Kind::Failed, "its settings are not understood").because(error))?;
-    let name = options.name.as_ref().unwrap_or(&manifest.machine.name);
-    let console = options.console.as_deref().or(options.background.then_some("passive"));
     Ok(Settings {
-        machine: Some(Setting::flag("--name", name)),
+        machine: Some(Setting::flag("--name", wish.name.unwrap_or(&manifest.machine.name))),
         uuid: manifest.machine.id.map(|id| Setting::flag("--uuid", id.to_string())),
-        console: console.map(|mode| Setting::flag("--console", mode)),
+        console: wish.console.map(|mode| Setting::flag("--console", mode)),
         ..settings
     })
 }

@@ -70,7 +70,8 @@ pub fn execute(options: &Start, store: &Store) -> Result<u8> {
             }
         }
     }
-    let heard: Vec<_> = waiting.into_iter().map(|(name, wire)| hear(name, &wire)).collect();
+    let heard: Vec<_> =
+        waiting.into_iter().map(|(name, wire)| hear(&wire).map_err(|error| within(name, error))).collect();
     heard.into_iter().collect::<Result<()>>()?;
     if options.wait {
         await_ready(options, store, deadline)?
@@ -159,34 +160,43 @@ fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// A machine under a supervisor of its own. Here it gives the exit code to leave with when the machine runs; in the supervisor, a
-/// child, when it has ended.
+/// A machine under a supervisor of its own. Here it gives the exit code to leave with when `wait`, which hears the supervisor, is
+/// content; in the supervisor, a child, when the machine has ended.
 ///
 /// # Errors
-/// What kept it from running.
-pub(super) fn in_background(wanted: Wanted, company: Company<'_>, sources: &Sources<'_>) -> Result<u8> {
-    let name = wanted.spec.name.to_string();
+/// What `wait` gives.
+pub(super) fn in_background(
+    wanted: Wanted,
+    mut company: Company<'_>,
+    sources: &Sources<'_>,
+    wait: impl FnOnce(&Wire) -> Result<()>,
+) -> Result<u8> {
     let (starter, supervisor) = Wire::pair().context(|| "cannot make a socket")?;
     match fork().context(|| "cannot fork")? {
         Forked::Parent(_) => {
             drop(supervisor);
-            hear(&name, &starter).map(|()| 0)
+            // What it holds open would keep the end of the supervisor from being seen.
+            if let Some(revival) = &mut company.revival {
+                revival.go = Box::new(|| Ok(()));
+            }
+            wait(&starter).map(|()| 0)
         }
         Forked::Child => {
-            drop(starter);
+            drop((starter, wait));
             supervise(wanted, company, sources, supervisor)
         }
     }
 }
 
 /// Waits for the word of a supervisor.
-fn hear(name: &str, wire: &Wire) -> Result<()> {
-    match wire.receive::<Word>().context(|| format!("cannot hear the supervisor of '{name}'"))? {
+///
+/// # Errors
+/// What it says, or that it died.
+pub(super) fn hear(wire: &Wire) -> Result<()> {
+    match wire.receive::<Word>().context(|| "cannot hear its supervisor")? {
         Some((Word::Runs, _)) => Ok(()),
-        Some((Word::Failed(error), _)) => Err(within(name, error)),
-        None => {
-            Err(Error::new(Kind::Failed, format!("cannot start '{name}'")).because("its supervisor died"))
-        }
+        Some((Word::Failed(error), _)) => Err(error),
+        None => Err(Error::new(Kind::Failed, "its supervisor died")),
     }
 }
 

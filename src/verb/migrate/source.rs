@@ -1,0 +1,232 @@
+//! The source of a migration: everything is sent while the machine runs, then again what has changed while it stands still; it
+//! ends here when the target says that it runs there, and goes on here otherwise.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::carrier::{Carried, Carrier};
+use crate::checkpoint::listing::{Depth, Listing};
+use crate::checkpoint::{self, Draft, Form, HostMark, Manifest, Member};
+use crate::cli::Migrate;
+use crate::criu::{Criu, Memory};
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::MachineId;
+use crate::image::archive::{self, Packing};
+use crate::interrupt::Interrupt;
+use crate::machine::record::Store;
+use crate::machine::snapshot::{Candidate, Still};
+use crate::migration::protocol::{Broken, Calling, Fate, Hello, NotTaken, Offering};
+use crate::verb::checkpoint::{Progress, in_words};
+use crate::verb::may::may;
+use crate::verb::unknown;
+
+/// Where the images are until the machine runs there.
+const DIRECTORY: &str = "/var/lib/osier/checkpoints";
+/// How long the target is asked what became of a machine that was given away.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long between two of these questions.
+const PACE: Duration = Duration::from_secs(1);
+
+/// A machine on its way.
+struct Migration<'a> {
+    name: &'a str,
+    options: &'a Migrate,
+    id: MachineId,
+    criu: Criu,
+    candidate: Candidate<'a>,
+    draft: Draft,
+    interrupt: &'a Interrupt,
+}
+
+/// Sends the machine `name`.
+///
+/// # Errors
+/// What keeps it from going on there; it goes on here, but where nobody knows whether it runs there: then it stands still, and
+/// the hint says what to do.
+pub(super) fn send(name: &str, options: &Migrate, store: &Store) -> Result<()> {
+    let record = store.read(name).ok_or_else(|| unknown(store, name))?;
+    may(&record, "migrate")?;
+    let carrier = Carrier::of(options)?;
+    let interrupt = Interrupt::watch().context(|| "cannot catch signals")?;
+    let criu = Criu::find(options.tool.criu.as_deref())?;
+    let candidate = Candidate::open(store, record)?;
+    candidate.check()?;
+    if options.precopy.is_some() && !criu.features().context(|| "cannot ask CRIU")?.dirty_pages {
+        return Err(Error::new(Kind::Unsupported, "--precopy")
+            .because("this kernel does not track which pages change (CONFIG_MEM_SOFT_DIRTY)")
+            .hint("leave it out: memory is sent while the machine stands still"));
+    }
+    std::fs::create_dir_all(DIRECTORY).context(|| format!("cannot make {DIRECTORY}"))?;
+    let id = MachineId::random().context(|| "cannot make an ID")?;
+    let target = Path::new(DIRECTORY).join(format!("{name}-{id}"));
+    let size = candidate.size()?;
+    checkpoint::require(&target, Form::Directory, size)?;
+    let draft = Draft::begin(&target, Form::Directory)?;
+    let migration = Migration { name, options, id, criu, candidate, draft, interrupt: &interrupt };
+    let (sent, stood) = migration.go(&carrier, size)?;
+    if !options.tool.quiet && !options.to_pipe {
+        let host = options.host.as_deref().unwrap_or_default();
+        let (sent, stood) = (crate::size::format(sent), in_words(stood));
+        super::super::print(&format!(
+            "'{name}' goes on at {host}: {sent} sent; it stood still for {stood}\n"
+        ))?;
+    }
+    Ok(())
+}
+
+impl Migration<'_> {
+    fn tree(&self) -> &Path {
+        &self.candidate.record().root
+    }
+
+    fn go(self, carrier: &Carrier, size: u64) -> Result<(u64, Duration)> {
+        let Carried { link, child } = carrier.go(Some(self.interrupt))?;
+        let lost = |broken: Broken| broken.into_error(format!("cannot send it by {}", carrier.name()));
+        let mut hello =
+            Hello::new(self.name, self.id, HostMark::read().context(|| "cannot look at the host")?);
+        hello.memory = size;
+        hello.path = self.tree().display().to_string();
+        hello.machine = self.candidate.record().id.parse().ok();
+        let (offering, _) = Calling::new(link).hello(&hello).map_err(|error| lost(error.into()))?;
+        // While it runs: the most of it.
+        let (mut offering, _) = self.send_tree(offering).map_err(lost)?;
+        let mut memory = Memory::Whole;
+        for number in 1..=self.options.precopy.unwrap_or(0) {
+            (offering, memory) = self.precopy(offering, number, memory)?;
+        }
+        let mut still = match self.candidate.dump(&self.criu, &self.draft.images(), memory, self.interrupt) {
+            Ok(still) => still,
+            Err(error) => {
+                offering.fail(&error);
+                return Err(error);
+            }
+        };
+        // From here on it goes on here when `still` is dropped.
+        let offering = offering.frozen().map_err(|error| lost(error.into()))?;
+        let (offering, listing) = self.send_tree(offering).map_err(lost)?;
+        let manifest = self.complete(&still, &listing);
+        let manifest = match manifest.and_then(|manifest| still.check().map(|()| manifest)) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                offering.fail(&error);
+                return Err(error);
+            }
+        };
+        let sent = offering.images(&manifest, &self.draft.directory()).map_err(lost)?;
+        let held = sent.restored().map_err(|error| lost(error.into()))?;
+        if let Err(error) = still.check() {
+            held.fail(&error);
+            return Err(error);
+        }
+        let given = held.go();
+        let stood = still.stood();
+        drop(child);
+        match given {
+            Ok(()) => {}
+            Err(NotTaken::Back(error)) => return Err(error),
+            Err(NotTaken::Undecided(broken)) => still = self.ask(carrier, still, broken)?,
+        }
+        still.end()?;
+        Ok((manifest.size(), stood))
+    }
+
+    /// Sends what the target lacks of the tree as it is now.
+    fn send_tree<'l>(&self, offering: Offering<'l>) -> std::result::Result<(Offering<'l>, Listing), Broken> {
+        let cannot = || format!("cannot read '{}'", self.tree().display());
+        let listing = match Listing::read(self.tree(), Depth::Quick, &mut Progress(self.interrupt)) {
+            Ok(listing) => listing,
+            Err(error) => {
+                let error = Error::new(Kind::Failed, cannot()).because(error);
+                offering.fail(&error);
+                return Err(Broken::Here(error));
+            }
+        };
+        let (offering, wanted) = offering.listing(&listing)?;
+        if wanted.is_empty() {
+            return Ok((offering, listing));
+        }
+        let (offering, ()) = offering.tree(|out| {
+            self.pack(&wanted, out).map_err(|error| Error::new(Kind::Failed, cannot()).because(error))
+        })?;
+        Ok((offering, listing))
+    }
+
+    fn pack(
+        &self,
+        wanted: &BTreeSet<PathBuf>,
+        out: &mut dyn Write,
+    ) -> std::result::Result<(), archive::ArchiveError> {
+        let mut only = |path: &Path| wanted.contains(path);
+        let mut watch = |_| self.interrupt.check();
+        let packing = Packing { only: Some(&mut only), notes: &[], watch: &mut watch };
+        archive::pack(self.tree(), out, packing).map(drop)
+    }
+
+    /// Memory beforehand, once more.
+    fn precopy<'l>(
+        &self,
+        offering: Offering<'l>,
+        number: u32,
+        memory: Memory,
+    ) -> Result<(Offering<'l>, Memory)> {
+        let round = || -> Result<Vec<Member>> {
+            let directory = self.draft.round(number)?;
+            let memory = if memory == Memory::Whole { Memory::Tracked } else { memory.clone() };
+            self.candidate.pre_dump(&self.criu, &directory, memory, self.interrupt)?;
+            Ok(self.draft.members(&checkpoint::round(number), &mut Progress(self.interrupt))?)
+        };
+        match round() {
+            Ok(members) => {
+                let sent = offering.round(number, &members, &self.draft.directory());
+                let offering = sent.map_err(|broken| broken.into_error("cannot send its memory"))?;
+                Ok((offering, Memory::Since(format!("../{}", checkpoint::round(number)))))
+            }
+            Err(error) => {
+                offering.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn complete(&self, still: &Still<'_>, listing: &Listing) -> Result<Manifest> {
+        let mut manifest = still.manifest(&self.criu)?;
+        manifest.id = self.id;
+        manifest.tree.listing = Some(listing.sum());
+        self.draft.seal(&mut manifest, &mut Progress(self.interrupt))?;
+        Ok(manifest)
+    }
+
+    /// `Go` was said and nothing came back: the target is asked over another link, as often as it takes. It runs there when this
+    /// comes back without an error.
+    fn ask<'s>(
+        &self,
+        carrier: &Carrier,
+        still: Still<'s>,
+        broken: impl std::fmt::Display,
+    ) -> Result<Still<'s>> {
+        let deadline = Instant::now() + PATIENCE;
+        while carrier.can_repeat() && Instant::now() < deadline {
+            let asked = carrier.go(None).ok().and_then(|Carried { link, child }| {
+                let fate = Calling::new(link).ask(self.id).ok();
+                drop(child);
+                fate
+            });
+            match asked {
+                Some(Fate::Running) => return Ok(still),
+                Some(Fate::Gone) => {
+                    return Err(Error::new(Kind::Failed, "the link broke at the last moment").because(broken));
+                }
+                None => thread::sleep(PACE),
+            }
+        }
+        // Neither to end nor to let go on: that is for somebody who can look.
+        still.keep();
+        Err(Error::new(Kind::Failed, "nobody knows whether it runs there").because(broken).hint(format!(
+            "it stands still here: `osier thaw {0}` if it does not run there, `osier terminate {0}` if it does",
+            self.name
+        )))
+    }
+}

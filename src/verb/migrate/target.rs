@@ -1,0 +1,315 @@
+//! The target of a migration: it takes what it lacks, restores the machine in a supervisor of its own, and lets it run when the
+//! source has given it away.
+
+use std::fs::{self, DirBuilder};
+use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::carrier::Carrier;
+use crate::checkpoint::listing::{Depth, Listing};
+use crate::checkpoint::{self, Draft, Form, HostMark, Manifest};
+use crate::cli::Migrate;
+use crate::criu::Criu;
+use crate::error::{Context, Error, Kind, Result};
+use crate::ids::MachineId;
+use crate::image::{self, Access, MACHINES, Tree, TreeLock, archive};
+use crate::interrupt::Interrupt;
+use crate::machine::record::Store;
+use crate::migration::ledger::{Entry, Ledger};
+use crate::migration::protocol::{Asked, Broken, Call, Hello, Listening, Next, Receiving, Restoring};
+use crate::verb::checkpoint::Progress;
+use crate::verb::restore::{Wish, suits};
+use crate::verb::{restore, start};
+use crate::wire::Wire;
+
+/// Where the images are until the machine runs.
+const DIRECTORY: &str = "/var/lib/osier/checkpoints";
+
+/// Between the supervisor, which restores, and this process, which has the link.
+#[derive(Debug, Serialize, Deserialize)]
+enum Word {
+    /// From the supervisor: all is there and nothing has run.
+    Restored,
+    /// To it.
+    Go,
+}
+
+/// Receives what comes by the way that was said.
+///
+/// # Errors
+/// What went wrong here or between; the source knows, and nothing of the machine is here.
+pub(super) fn receive(options: &Migrate, store: &Store) -> Result<u8> {
+    let interrupt = Interrupt::watch().context(|| "cannot catch signals")?;
+    let carried = Carrier::Streams.go(Some(&interrupt))?;
+    let called = Listening::new(carried.link).call().map_err(lost)?;
+    match called {
+        Call::Ask(asked, id) => answer(asked, id).map(|()| 0),
+        Call::Hello(greeted, hello) => {
+            let readied = ready(options, store, &hello);
+            let ready = match readied {
+                Ok(ready) => ready,
+                Err(error) => {
+                    greeted.fail(&error);
+                    return Err(error);
+                }
+            };
+            let here = HostMark::read().context(|| "cannot look at the host")?;
+            let receiving = greeted.welcome(here).map_err(|error| lost(error.into()))?;
+            ready.take(receiving, options, &interrupt)
+        }
+    }
+}
+
+fn lost(broken: Broken) -> Error {
+    broken.into_error("cannot receive it")
+}
+
+fn answer(asked: Asked<'_>, id: MachineId) -> Result<()> {
+    let fate = Ledger::default().settle(id).context(|| "cannot find out what became of it")?;
+    asked.answer(fate).map_err(|error| lost(error.into()))
+}
+
+/// Everything that can be looked at before anything comes.
+struct Ready {
+    name: String,
+    criu: Criu,
+    entry: Entry,
+    draft: Draft,
+    tree: Place,
+}
+
+fn ready(options: &Migrate, store: &Store, hello: &Hello) -> Result<Ready> {
+    let name = options.new_name.as_ref().unwrap_or(&hello.name).clone();
+    name.parse::<crate::name::MachineName>()
+        .map_err(|reason| Error::usage(format!("'{name}' is no machine name")).because(reason))?;
+    suits(&hello.host)?;
+    let criu = Criu::find(options.tool.criu.as_deref())?;
+    if store.read(&name).is_some() {
+        return Err(Error::new(Kind::InUse, format!("the name '{name}' is in use there"))
+            .hint("--to-name=NAME gives it another one"));
+    }
+    let tree = Place::find(options.tree.as_deref(), &name, hello)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(DIRECTORY)
+        .context(|| format!("cannot make {DIRECTORY}"))?;
+    let target = Path::new(DIRECTORY).join(format!("{name}-{}", hello.id));
+    checkpoint::require(&target, Form::Directory, hello.memory)?;
+    let draft = Draft::begin(&target, Form::Directory)?;
+    let entry = Ledger::default().begin(hello.id).context(|| "cannot begin to receive it")?;
+    Ok(Ready { name, criu, entry, draft, tree })
+}
+
+/// Where the tree is to be: one that is there and is this machine's, or a new one.
+struct Place {
+    path: PathBuf,
+    /// Where it grows: beside `path` until it is whole, or `path` itself.
+    grows: PathBuf,
+    lock: Option<TreeLock>,
+}
+
+impl Place {
+    fn find(said: Option<&Path>, name: &str, hello: &Hello) -> Result<Self> {
+        let found = match said {
+            Some(path) => path.to_owned(),
+            None => image::find(name).map_or_else(|_| Path::new(MACHINES).join(name), |image| image.path),
+        };
+        if !found.exists() {
+            let hidden = format!(".#{}.osier-migration-{}", file_name(&found), hello.id);
+            let grows = found.with_file_name(hidden);
+            let parent = found.parent().unwrap_or(Path::new("/"));
+            fs::create_dir_all(parent).context(|| format!("cannot make '{}'", parent.display()))?;
+            DirBuilder::new()
+                .mode(0o700)
+                .create(&grows)
+                .context(|| format!("cannot make '{}'", grows.display()))?;
+            return Ok(Self { path: found, grows, lock: None });
+        }
+        let path = found.canonicalize().context(|| format!("cannot find '{}'", found.display()))?;
+        let what = || format!("cannot use '{}'", path.display());
+        let own = Tree::open(&path).and_then(|tree| tree.read_machine_id_text()).context(what)?;
+        let own = own.and_then(|text| text.trim().parse::<MachineId>().ok());
+        if own.is_none() || own != hello.machine {
+            return Err(Error::new(Kind::InUse, what())
+                .because("there is a tree of another machine")
+                .hint("--tree=PATH names another place, --to-name=NAME another image"));
+        }
+        let lock = TreeLock::take(&path, Access::Exclusive).context(what)?;
+        let lock = lock.ok_or_else(|| Error::new(Kind::InUse, what()).because("a machine runs from it"))?;
+        Ok(Self { grows: path.clone(), path, lock: Some(lock) })
+    }
+
+    fn is_new(&self) -> bool {
+        self.grows != self.path
+    }
+
+    /// It is whole: it gets its name, and is free for the supervisor.
+    fn settle(mut self) -> Result<PathBuf> {
+        let what = || format!("cannot make '{}'", self.path.display());
+        if self.is_new() {
+            fs::rename(&self.grows, &self.path).context(what)?;
+            self.grows = self.path.clone();
+        }
+        if let Some(lock) = self.lock.take() {
+            lock.close().context(|| "cannot unlock the tree")?;
+        }
+        Ok(self.path.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_new() {
+            let _ = fs::remove_dir_all(&self.grows);
+        }
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl Ready {
+    fn take(self, mut receiving: Receiving<'_>, options: &Migrate, interrupt: &Interrupt) -> Result<u8> {
+        loop {
+            receiving = match receiving.next().map_err(lost)? {
+                Next::Listing(lacking, listing) => match self.compare(&listing, interrupt) {
+                    Ok(wanted) => lacking
+                        .wanted(wanted.iter().map(PathBuf::as_path))
+                        .map_err(|error| lost(error.into()))?,
+                    Err(error) => {
+                        lacking.fail(&error);
+                        return Err(error);
+                    }
+                },
+                Next::Tree(unpacking) => {
+                    let (receiving, ()) =
+                        unpacking.take(|from| self.unpack(from, interrupt)).map_err(lost)?;
+                    receiving
+                }
+                Next::Round(storing, number) => match self.draft.round(number) {
+                    Ok(_) => storing.store(&self.draft.directory()).map_err(lost)?,
+                    Err(error) => return Err(error.into()),
+                },
+                Next::Frozen(receiving) => receiving,
+                Next::Images(loading, manifest) => {
+                    let restoring = loading.store(&self.draft.directory()).map_err(lost)?;
+                    return self.restore(restoring, *manifest, options, interrupt);
+                }
+            };
+        }
+    }
+
+    /// What of the source's tree is lacking here. What it has not goes.
+    fn compare(&self, theirs: &Listing, interrupt: &Interrupt) -> Result<Vec<PathBuf>> {
+        let ours = self.list(interrupt)?;
+        let difference = ours.difference(theirs);
+        for path in difference.removed.iter().rev() {
+            let path = self.tree.grows.join(path);
+            let is_dir = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+            let removed = if is_dir { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+            match removed {
+                // A socket keeps its directory, and means nothing.
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                    fs::remove_dir_all(&path).context(|| format!("cannot remove '{}'", path.display()))?;
+                }
+                removed => removed.context(|| format!("cannot remove '{}'", path.display()))?,
+            }
+        }
+        Ok(difference.wanted(theirs))
+    }
+
+    fn list(&self, interrupt: &Interrupt) -> Result<Listing> {
+        let cannot = || format!("cannot read '{}'", self.tree.grows.display());
+        Listing::read(&self.tree.grows, Depth::Quick, &mut Progress(interrupt))
+            .map_err(|error| Error::new(Kind::Failed, cannot()).because(error))
+    }
+
+    fn unpack(&self, from: &mut dyn Read, interrupt: &Interrupt) -> Result<()> {
+        let unpacked = archive::unpack(from, &self.tree.grows, &mut |_| interrupt.check());
+        unpacked.map(drop).map_err(|error| {
+            Error::new(Kind::Failed, format!("cannot write '{}'", self.tree.grows.display())).because(error)
+        })
+    }
+
+    /// Restores, holds, and lets go when the source has given it away. In the supervisor, a child, this comes back at the
+    /// machine's end.
+    fn restore(
+        self,
+        restoring: Restoring<'_>,
+        manifest: Manifest,
+        options: &Migrate,
+        interrupt: &Interrupt,
+    ) -> Result<u8> {
+        let begun = self.list(interrupt).and_then(|ours| {
+            if manifest.tree.listing.is_some_and(|theirs| theirs != ours.sum()) {
+                return Err(Error::new(Kind::Failed, "its tree has not arrived as it was"));
+            }
+            let unpacked = self.draft.received(&manifest)?;
+            let tree = self.tree.settle()?;
+            Ok((unpacked, tree))
+        });
+        let (unpacked, tree) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                restoring.fail(&error);
+                return Err(error);
+            }
+        };
+        let (own, theirs) = Wire::pair().context(|| "cannot make a socket")?;
+        let wish = Wish {
+            name: Some(&self.name),
+            tree: Some(&tree),
+            clock: &options.clock,
+            console: Some("passive"),
+            quiet: true,
+        };
+        let go = move || hold(&theirs);
+        let entry = self.entry;
+        restore::with((&self.criu, unpacked), &manifest, &wish, Box::new(go), |wanted, company, sources| {
+            start::in_background(wanted, company, sources, |starter| let_go(restoring, &own, starter, entry))
+        })
+    }
+}
+
+/// In the supervisor: waits for the word.
+fn hold(wire: &Wire) -> Result<()> {
+    wire.send(&Word::Restored, &[]).context(|| "cannot talk to the receiver")?;
+    match wire.receive::<Word>().context(|| "cannot hear the receiver")? {
+        Some((Word::Go, _)) => Ok(()),
+        _ => Err(Error::new(Kind::Failed, "the source has kept it")),
+    }
+}
+
+/// Here: passes the words on between the supervisor and the source.
+fn let_go(restoring: Restoring<'_>, own: &Wire, starter: &Wire, mut entry: Entry) -> Result<()> {
+    if !matches!(own.receive::<Word>(), Ok(Some((Word::Restored, _)))) {
+        // Its reason is what it tells who has started it.
+        let error = start::hear(starter).err();
+        let error = error.unwrap_or_else(|| Error::new(Kind::Failed, "its supervisor died"));
+        restoring.fail(&error);
+        return Err(error);
+    }
+    let going = restoring.restored().map_err(|error| lost(error.into()))?;
+    let let_go = entry
+        .going()
+        .context(|| "the source was told that it never runs here")
+        .and_then(|()| own.send(&Word::Go, &[]).context(|| "cannot talk to its supervisor"))
+        .and_then(|()| start::hear(starter));
+    match let_go {
+        Ok(()) => {
+            // It runs, whatever becomes of this process and of the link: the source asks, and finds it written down.
+            entry.running().context(|| "cannot write down that it runs")?;
+            going.running().map_err(|error| lost(error.into()))
+        }
+        Err(error) => {
+            drop(entry);
+            going.fail(&error);
+            Err(error)
+        }
+    }
+}
