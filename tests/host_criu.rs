@@ -31,7 +31,7 @@ fn criu() -> Criu {
     Criu::find(given.as_deref()).expect("a criu: start the tests with tests/run, or set OSIER_CRIU")
 }
 
-/// A process tree: PID 1 counts, and has a child that does nothing.
+/// A process tree: PID 1 counts, and has children: one that does nothing, one of another user, and two that talk by TCP.
 struct Subject {
     tree: Tree,
     scratch: Scratch,
@@ -60,6 +60,13 @@ const ENTER: &str = r#"
 const PROGRAM: &str = r"#!/bin/sh
 cd /
 sleep 1000000 &
+# Of another user, whose limits are not everybody's to ask for.
+su -s /bin/sh nobody -c 'exec sleep 2000000' &
+# A connection that is always in use.
+ip link set lo up
+nc -ll -p 80 -e cat &
+sleep 0.2
+while :; do echo .; sleep 0.02; done | nc 127.0.0.1 80 > /run/echo &
 i=0
 while :; do
     i=$((i + 1))
@@ -103,6 +110,7 @@ impl Subject {
         let this =
             Self { tree, scratch: Scratch::new(), cgroup, outer: Some(outer), pid: Pid::from_raw(pid) };
         await_that("the subject to count", || this.count() > 2);
+        this.assert_alive();
         this
     }
 
@@ -121,6 +129,10 @@ impl Subject {
     fn assert_alive(&self) {
         let before = self.count();
         await_that("the subject to go on", || self.count() > before + 2);
+        let echoed =
+            || fs::metadata(format!("/proc/{}/root/run/echo", self.pid)).map_or(0, |echo| echo.len());
+        let before = echoed();
+        await_that("the connection to go on", || echoed() > before);
     }
 
     fn images(&self) -> PathBuf {
@@ -342,6 +354,23 @@ fn a_dump_that_is_refused_or_interrupted_leaves_the_tree_running() {
 }
 
 #[test]
+fn a_dump_whose_criu_is_killed_leaves_the_tree_running() {
+    let subject = Subject::start();
+    for hook in [Hook::NetworkLock, Hook::PostDump] {
+        let result = subject.dump(Leave::Dead, &mut |at| {
+            if at == hook {
+                kill_criu();
+            }
+            Ok(())
+        });
+        let Err(failed @ Failed::Died { .. }) = result else { panic!("{result:?}") };
+        assert_eq!(failed.to_string(), "criu was ended by SIGKILL");
+        subject.assert_alive();
+        subject.assert_unlocked();
+    }
+}
+
+#[test]
 fn a_restore_that_is_refused_or_killed_leaves_nothing() {
     let mut subject = Subject::start();
     subject.dump(Leave::Dead, &mut |_| Ok(())).unwrap();
@@ -389,7 +418,6 @@ fn what_cannot_be_dumped_is_named() {
     let result = subject.dump(Leave::Running, &mut |_| Ok(()));
     let Err(failed @ Failed::Refused { .. }) = &result else { panic!("{result:?}") };
     let text = failed.to_string();
-    println!("{text}");
     assert!(text.starts_with("task ") && text.contains(" (sleep): "), "{text}\n{}", subject.log_text());
     assert!(failed.log().is_some_and(Path::exists));
     subject.assert_alive();

@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::interception::Watch;
 use super::log::{self, Task};
 use super::message::{Answer, Options, Request, Type};
 use super::worker::Worker;
@@ -24,6 +25,8 @@ pub(super) struct Conversation<'a> {
     pub(super) log: &'a Path,
     pub(super) interrupt: Option<&'a Interrupt>,
     pub(super) stop: Stop,
+    /// What CRIU is watched for from the first hook on.
+    pub(super) watch: Option<Watch>,
 }
 
 /// What is done when a signal has come.
@@ -78,13 +81,25 @@ impl Conversation<'_> {
                 // What is asked after that is part of giving up.
                 Some(_) => Ok(()),
                 None if self.came() => Err(Failed::Interrupted),
-                None => ask(hook, notify.pid.map(Pid::from_raw)).map_err(Failed::Hook),
+                None => self
+                    .begin_watch()
+                    .and_then(|()| ask(hook, notify.pid.map(Pid::from_raw)).map_err(Failed::Hook)),
             };
             let kind = Type::Notify.into();
             let reply = Request { kind, notify_success: Some(asked.is_ok()), ..Request::default() };
             own = own.or(asked.err());
             // One that has just been killed is heard of by the next read.
             let _ = self.worker.send(&reply);
+        }
+    }
+
+    fn begin_watch(&mut self) -> Result<(), Failed> {
+        let Some(watch) = self.watch.take() else { return Ok(()) };
+        let is_needed = !watch.defects.is_empty();
+        match self.worker.intercept(watch) {
+            // Then only an end in the middle of it will leave something.
+            Err(_) if !is_needed => Ok(()),
+            result => result.map_err(Failed::start("get past defects of criu")),
         }
     }
 

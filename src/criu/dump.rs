@@ -6,11 +6,13 @@ use std::path::Path;
 
 use nix::unistd::Pid;
 
+use super::aftermath::Scene;
 use super::conversation::{Conversation, Directories, Stop};
+use super::interception::Watch;
 use super::log::Task;
 use super::message::{CgroupRoot, Options, Request, Type};
 use super::worker::Worker;
-use super::{Criu, Failed, Hook};
+use super::{Criu, Failed, Hook, remedy};
 use crate::interrupt::Interrupt;
 
 /// What is to be dumped, and where to.
@@ -102,15 +104,27 @@ impl Criu {
     ) -> Result<(), Failed> {
         let directories = Directories::open(dump.images, dump.log)?;
         let options = options(dump, lock, directories.options());
+        // Memory alone is saved without such calls, and without a lock on the network.
+        let watch = (kind == Type::Dump).then(|| Watch {
+            defects: remedy::in_system_calls(self.version),
+            scene: Scene { first: dump.pid, log: dump.log.to_owned() },
+        });
         let mut worker = Worker::start(&self.program, &[]).map_err(Failed::start("start criu"))?;
         let mut conversation = Conversation {
             worker: &mut worker,
             log: dump.log,
             interrupt: dump.interrupt,
             stop: Stop::AtHook,
+            watch,
         };
         let request = Request { kind: kind.into(), options: Some(options), ..Request::default() };
-        conversation.hold(&request, &mut |hook, _| ask(hook), &task).map(drop)
+        let mut asked = |hook, _| {
+            if hook == Hook::PostDump {
+                remedy::mend_images(self.version, dump.images)?;
+            }
+            ask(hook)
+        };
+        conversation.hold(&request, &mut asked, &task).map(drop)
     }
 }
 

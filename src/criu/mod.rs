@@ -7,11 +7,16 @@
 //!
 //! Nothing here knows of machines: the caller says which process, which directory, which terminal.
 
+mod aftermath;
 mod conversation;
 mod dump;
 mod failure;
+pub mod images;
+mod interception;
 pub mod log;
 mod message;
+mod netfilter;
+mod remedy;
 mod restore;
 pub mod survey;
 mod version;

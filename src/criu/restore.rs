@@ -14,7 +14,7 @@ use super::conversation::{Conversation, Directories, Stop};
 use super::dump::cgroup_root;
 use super::message::{InheritFd, Options, Request, Type};
 use super::worker::Worker;
-use super::{Criu, Failed, Hook};
+use super::{Criu, Failed, Hook, aftermath};
 use crate::interrupt::Interrupt;
 
 /// `criu_cg_mode`'s SOFT: what is missing of the cgroups is made, what is there is left as it is. Where there is cgroup v1 beside
@@ -100,8 +100,13 @@ impl First {
         request: &Request,
         ask: &mut dyn FnMut(Hook, Option<Pid>) -> io::Result<()>,
     ) -> Result<Restored, Failed> {
-        let mut conversation =
-            Conversation { worker, log: restore.log, interrupt: restore.interrupt, stop: Stop::AtOnce };
+        let mut conversation = Conversation {
+            worker,
+            log: restore.log,
+            interrupt: restore.interrupt,
+            stop: Stop::AtOnce,
+            watch: None,
+        };
         let mut asked = |hook, pid: Option<Pid>| {
             self.program =
                 self.program.take().or_else(|| fs::read_link(format!("/proc/{}/exe", self.criu)).ok());
@@ -137,6 +142,7 @@ impl First {
             }
             Err(failed) => {
                 self.end();
+                aftermath::remove_mounts(restore.log).map_err(Failed::start("remove what criu has left"))?;
                 Err(failed)
             }
         }
@@ -154,11 +160,9 @@ impl First {
     /// program.
     fn search(&self) -> Option<Pid> {
         let program = self.program.as_ref()?;
-        let threads = fs::read_dir("/proc/self/task").ok()?.flatten();
-        let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-        let children: Vec<i32> = lists
-            .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-            .collect();
+        // Of this thread: a CRIU that another has started is none of this one's.
+        let list = fs::read_to_string("/proc/thread-self/children").ok()?;
+        let children: Vec<i32> = list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
         let own = |pid: &i32| {
             u32::try_from(*pid) != Ok(self.criu)
                 && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == *program)

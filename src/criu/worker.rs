@@ -16,6 +16,7 @@ use prost::Message;
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 
+use super::interception::{Interception, Watch};
 use super::message::{Answer, Request, Type, VersionAnswer};
 
 /// The longest answer: CRIU's error message is cut at 1024 bytes, everything else is numbers.
@@ -28,6 +29,7 @@ pub(super) struct Worker {
     ended: Option<ExitStatus>,
     socket: OwnedFd,
     said: File,
+    interception: Option<Interception>,
 }
 
 impl Worker {
@@ -53,12 +55,22 @@ impl Worker {
             // A ^C on the terminal is for osier: CRIU has to be let go of at a place where it tidies up.
             .process_group(0)
             .spawn()?;
-        Ok(Self { child, ended: None, socket, said })
+        Ok(Self { child, ended: None, socket, said, interception: None })
     }
 
     /// Its process ID.
     pub(super) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Watches it from now on. The worker is to be waiting at a hook.
+    ///
+    /// # Errors
+    /// As [`Interception::begin`].
+    pub(super) fn intercept(&mut self, watch: Watch) -> io::Result<()> {
+        let pid = i32::try_from(self.child.id()).map_err(|_| io::ErrorKind::InvalidData)?;
+        self.interception = Some(Interception::begin(nix::unistd::Pid::from_raw(pid), watch)?);
+        Ok(())
     }
 
     /// Sends a request.
@@ -119,6 +131,8 @@ impl Worker {
     pub(super) fn end(&mut self) -> io::Result<ExitStatus> {
         // It may be waiting for a further request.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        // It waits for the end too, and only one can have it.
+        self.interception = None;
         let status = self.child.wait()?;
         self.ended = Some(status);
         Ok(status)

@@ -1,0 +1,253 @@
+//! CRIU under a debugger, while it dumps: some of its own system calls are answered in the kernel's place, by
+//! breakpoints at the two functions of the C library by which CRIU makes them, getsockopt(2) and syscall(2); and when it is killed, it is
+//! held at its end until what it has changed is put back, as the tasks run on from there.
+//!
+//! A thread of osier's traces CRIU, as ptrace(2) ties the tracer to one, and it is there only while CRIU dumps. It begins
+//! when CRIU waits at its first hook, so that CRIU has tried the kernel out before (which it does with traced children of
+//! its own). Its children are traced as well, as they have the traps in their memory, until they execute another program.
+
+mod call;
+mod limits;
+mod symbol;
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use super::aftermath::Scene;
+use super::remedy::Defect;
+use call::{Call, LANDING, TRAP, memory};
+
+/// What CRIU is watched for.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// What its calls are answered for.
+    pub(super) defects: Vec<Defect>,
+    /// What is put back when it is killed.
+    pub(super) scene: Scene,
+}
+
+/// A CRIU that is being watched.
+#[derive(Debug)]
+pub(super) struct Interception(Option<JoinHandle<()>>);
+
+impl Interception {
+    /// Begins to watch the process `criu`, which does nothing at the moment.
+    ///
+    /// # Errors
+    /// What ptrace(2) gives; `NotFound` when CRIU has no C library of the usual kind.
+    pub(super) fn begin(criu: Pid, watch: Watch) -> io::Result<Self> {
+        let (told, begun) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("criu".to_owned()).spawn(move || {
+            let tracer = Tracer::attach(criu, watch);
+            match tracer {
+                Ok(tracer) => {
+                    let _ = told.send(Ok(()));
+                    tracer.follow();
+                }
+                Err(error) => {
+                    let _ = told.send(Err(error));
+                }
+            }
+        })?;
+        let this = Self(Some(thread));
+        begun.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map(|()| this)
+    }
+}
+
+/// Waits for the tracer's end, which is that of CRIU: only then may somebody else wait for CRIU.
+impl Drop for Interception {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A function that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Function {
+    /// `getsockopt(fd, level, name, value, length)`
+    Getsockopt,
+    /// `syscall(number, …)`
+    Syscall,
+}
+
+struct Point {
+    function: Function,
+    address: u64,
+    /// What stood where the trap is.
+    original: Vec<u8>,
+    /// Whether the first instruction may be left out.
+    landing: bool,
+}
+
+struct Tracer {
+    criu: Pid,
+    points: Vec<Point>,
+    scene: Scene,
+}
+
+impl Tracer {
+    fn attach(criu: Pid, watch: Watch) -> io::Result<Self> {
+        let functions = if watch.defects.is_empty() {
+            None
+        } else {
+            Some(symbol::find(criu, ["getsockopt", "syscall"])?)
+        };
+        let forks = Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
+        ptrace::seize(criu, forks | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACEEXIT)?;
+        ptrace::interrupt(criu)?;
+        waitpid(criu, Some(WaitPidFlag::__WALL))?;
+        let mut points = Vec::new();
+        if let Some([getsockopt, syscall]) = functions {
+            for (defect, function, address) in [
+                (Defect::PassCredentials, Function::Getsockopt, getsockopt),
+                (Defect::ForeignLimits, Function::Syscall, syscall),
+            ] {
+                if watch.defects.contains(&defect) {
+                    points.push(plant(criu, function, address)?);
+                }
+            }
+        }
+        ptrace::cont(criu, None)?;
+        Ok(Self { criu, points, scene: watch.scene })
+    }
+
+    /// Until CRIU has ended. Its end itself is left for who started it to wait for.
+    fn follow(&self) {
+        let look = WaitPidFlag::WEXITED
+            | WaitPidFlag::WSTOPPED
+            | WaitPidFlag::WNOWAIT
+            | WaitPidFlag::__WALL
+            | WaitPidFlag::__WNOTHREAD;
+        loop {
+            let pid = match waitid(Id::All, look) {
+                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) if pid == self.criu => return,
+                Ok(status) => status.pid(),
+                Err(Errno::EINTR) => continue,
+                Err(_) => return,
+            };
+            let Some(pid) = pid else { continue };
+            // One that has been killed meanwhile is heard of again.
+            let _ = waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))
+                .map_err(io::Error::from)
+                .and_then(|status| self.go_on(status));
+        }
+    }
+
+    fn go_on(&self, status: WaitStatus) -> io::Result<()> {
+        match status {
+            WaitStatus::PtraceEvent(pid, _, event) if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 => {
+                Ok(ptrace::detach(pid, None)?)
+            }
+            WaitStatus::PtraceEvent(pid, _, event)
+                if pid == self.criu && event == ptrace::Event::PTRACE_EVENT_EXIT as i32 =>
+            {
+                // Its status as wait(2) gives it: below 128 is the signal that has killed it.
+                if ptrace::getevent(pid)? & 0x7f != 0 {
+                    // Nobody is there to be told; the tasks must not be held for it.
+                    let _ = self.scene.clear();
+                }
+                Ok(ptrace::cont(pid, None)?)
+            }
+            WaitStatus::PtraceEvent(pid, ..) => Ok(ptrace::cont(pid, None)?),
+            WaitStatus::Stopped(pid, Signal::SIGTRAP) => {
+                let call = Call::of(pid)?;
+                let address = call.address();
+                match self.points.iter().find(|point| point.address == address) {
+                    Some(point) => {
+                        point.pass(call)?;
+                        Ok(ptrace::cont(pid, None)?)
+                    }
+                    None => Ok(ptrace::cont(pid, Some(Signal::SIGTRAP))?),
+                }
+            }
+            WaitStatus::Stopped(pid, signal) => Ok(ptrace::cont(pid, Some(signal))?),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn plant(criu: Pid, function: Function, address: u64) -> io::Result<Point> {
+    let memory = memory(criu)?;
+    let mut first = [0; LANDING.len()];
+    memory.read_exact_at(&mut first, address)?;
+    memory.write_all_at(TRAP, address)?;
+    Ok(Point { function, address, original: first[..TRAP.len()].to_vec(), landing: first == *LANDING })
+}
+
+impl Point {
+    /// Answers the call, or lets the function do it.
+    fn pass(&self, call: Call) -> io::Result<()> {
+        if self.answer(&call)? {
+            return call.leave(0);
+        }
+        if self.landing {
+            return call.jump(self.address + LANDING.len() as u64);
+        }
+        self.step_over(call)
+    }
+
+    /// Whether the answer has been written: that the call succeeded.
+    fn answer(&self, call: &Call) -> io::Result<bool> {
+        let arguments = call.arguments();
+        match self.function {
+            Function::Getsockopt => {
+                let [fd, level, name, value, length] = arguments;
+                // The C type is int: what stands above is not defined.
+                let [fd, level, name] = [fd, level, name].map(|argument| argument as i32);
+                let asks = level == libc::SOL_SOCKET && [libc::SO_PASSCRED, libc::SO_PASSSEC].contains(&name);
+                if !asks || !passes_nothing(call.pid(), fd) {
+                    return Ok(false);
+                }
+                call.memory().write_all_at(&0_i32.to_ne_bytes(), value)?;
+                call.memory().write_all_at(&4_u32.to_ne_bytes(), length)?;
+                Ok(true)
+            }
+            Function::Syscall => {
+                let [number, pid, resource, new, old] = arguments;
+                let (number, pid) = (number as libc::c_long, pid as i32);
+                if number != libc::SYS_prlimit64 || pid == 0 || new != 0 || old == 0 {
+                    return Ok(false);
+                }
+                // Without an answer the kernel gives its own.
+                let Ok([soft, hard]) = limits::read(pid, resource) else { return Ok(false) };
+                call.memory().write_all_at(&[soft.to_ne_bytes(), hard.to_ne_bytes()].concat(), old)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Executes the instruction that the trap stands in place of.
+    fn step_over(&self, call: Call) -> io::Result<()> {
+        let pid = call.pid();
+        let memory = memory(pid)?;
+        memory.write_all_at(&self.original, self.address)?;
+        call.jump(self.address)?;
+        ptrace::step(pid, None)?;
+        while let WaitStatus::Stopped(_, signal) = waitpid(pid, Some(WaitPidFlag::__WALL))?
+            && signal != Signal::SIGTRAP
+        {
+            ptrace::step(pid, Some(signal))?;
+        }
+        memory.write_all_at(TRAP, self.address)
+    }
+}
+
+/// Whether the kernel says that the socket `fd` of the process `pid` is of a family without credentials: asked of the socket itself.
+fn passes_nothing(pid: Pid, fd: i32) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(pid.as_raw()) else { return false };
+    let socket = pidfd_open(pid, PidfdFlags::empty())
+        .and_then(|process| pidfd_getfd(process, fd, PidfdGetfdFlags::empty()));
+    socket.is_ok_and(|socket| getsockopt(&socket, sockopt::PassCred) == Err(Errno::EOPNOTSUPP))
+}
