@@ -312,6 +312,7 @@ impl Saved {
             Hook::PostSetupNamespaces => up(&link),
             _ => Ok(()),
         });
+        umount2(&root, MntFlags::MNT_DETACH).unwrap();
         let found = result.unwrap_or_else(|failed| panic!("{failed}: {}", errors(&self.log)));
         restored.leader = Some(found.pid);
         restored
