@@ -144,11 +144,23 @@ fn nothing_in_the_machine_is_the_hosts_but_its_console() {
     });
     // The terminal of the first process is that one, opened in its own root.
     assert_eq!(machine.sh("readlink /proc/1/fd/0"), "/dev/console");
+    let refused = output(&mut osier(["bind", &machine.name, "/etc"]));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("--checkpointable"), "{said}");
+    assert!(said.contains("hint: `osier copy-to`"), "{said}");
+    assert_eq!(machine.sh("cat /proc/1/mountinfo"), mountinfo);
     machine.signal(Signal::SIGTERM);
     assert_eq!(machine.end().0, 0);
     // A machine that is not to be saved says nothing of it.
     let machine = Machine::minimal(&tree, &[]);
     assert!(machine.show()["checkpointable"].is_null());
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end().0, 0);
+    // A settings file asks for it as the command line does.
+    fs::write(tree.outside().join(format!("{}.nspawn", tree.name())), "[X-Osier]\nCheckpointable=yes\n")
+        .unwrap();
+    let machine = Machine::minimal(&tree, &[]);
+    assert!(!machine.show()["checkpointable"].is_null());
     machine.signal(Signal::SIGTERM);
     assert_eq!(machine.end().0, 0);
 }

@@ -19,6 +19,11 @@ pub fn execute(options: &Bind, store: &Store) -> Result<()> {
     let target = target_inside(target.as_deref(), source)?;
     let door = open(store, name, "bind in")?;
     let cannot = || format!("cannot bind '{}' in '{name}'", printable(source));
+    if store.read(name).is_some_and(|record| record.checkpointable.is_some()) {
+        return Err(Error::new(Kind::Failed, cannot())
+            .because("a machine that was booted with --checkpointable could not be saved any more")
+            .hint("`osier copy-to` puts a copy into it"));
+    }
     let access = if *ro { Access::ReadOnly } else { Access::ReadWrite };
     let tree = live::clone(source, access).context(cannot)?;
     let missing = if *mkdir { Missing::Make } else { Missing::Refuse };
