@@ -192,8 +192,9 @@ fn systemd_in_the_machine_is_told_what_a_restore_loses() {
 /// Saved, ended and restored with each init, at the same time.
 #[test]
 fn criu_saves_and_restores_the_machine_whichever_init_it_runs() {
-    let inits = ["sysvinit", "openrc", "runit", "busybox", "s6", "finit"];
-    let trees = inits.map(|name| (name, tree::of(name)));
+    let inits = ["debian-12", "debian-11", "sysvinit", "openrc", "runit", "busybox", "s6", "finit"];
+    let trees = inits.iter().map(|name| (*name, tree::of(name))).chain([("debian", debian())]);
+    let trees: Vec<_> = trees.collect();
     thread::scope(|scope| {
         let started = trees.iter().map(|(name, path)| {
             let named = thread::Builder::new().name((*name).to_owned());
