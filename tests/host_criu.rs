@@ -19,6 +19,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+use osier::criu::images::Clocks;
 use osier::criu::{Criu, Dump, Failed, Hook, Leave, Memory, Restore, Restored};
 use osier::error::Error;
 use osier::interrupt::Interrupt;
@@ -67,6 +68,8 @@ ip link set lo up
 nc -ll -p 80 -e cat &
 sleep 0.2
 while :; do echo .; sleep 0.02; done | nc 127.0.0.1 80 > /run/echo &
+# Where a test has put it there.
+[ ! -x /holder ] || OSIER_HOLDER=yes /holder --exact holds_itself_by_path &
 i=0
 while :; do
     i=$((i + 1))
@@ -79,7 +82,10 @@ done
 
 impl Subject {
     fn start() -> Self {
-        let tree = Tree::minimal();
+        Self::start_in(Tree::minimal())
+    }
+
+    fn start_in(tree: Tree) -> Self {
         tree.executable("subject", PROGRAM);
         // Of its own, as a machine has one: what is in CRIU's own cgroups is not moved at restore.
         let cgroup = cgroup2().join(format!("osier-{}", unique("criu")));
@@ -368,6 +374,115 @@ fn a_dump_whose_criu_is_killed_leaves_the_tree_running() {
         subject.assert_alive();
         subject.assert_unlocked();
     }
+}
+
+/// Not at a hook: wherever it happens to be, with its code in the tasks perhaps. A task in whose name it is executing a
+/// system call at that moment runs into CRIU's trap and is killed; nobody but CRIU knows what it had been about. The others go on, and
+/// nothing is locked or stopped.
+#[test]
+fn a_criu_that_is_killed_anywhere_leaves_everything_else_running() {
+    let (mut whole, mut trapped) = (0, 0);
+    for milliseconds in (1..40).step_by(4) {
+        let subject = Subject::start();
+        let result = subject.dump(Leave::Running, &mut |hook| {
+            if hook == Hook::NetworkLock {
+                let pids = criu_children();
+                std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_millis(milliseconds));
+                    for pid in pids {
+                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    }
+                });
+            }
+            Ok(())
+        });
+        match result {
+            Err(Failed::Died { .. }) => {}
+            Ok(()) => continue,
+            Err(failed) => panic!("{failed}: {}", subject.log_text()),
+        }
+        // The trap takes a moment.
+        std::thread::sleep(Duration::from_millis(100));
+        if !Path::new(&format!("/proc/{}/exe", subject.pid)).exists() {
+            trapped += 1;
+            continue;
+        }
+        subject.assert_unlocked();
+        let stopped = subject.run("grep -h '^State:.[tT]' /proc/[0-9]*/status || true");
+        assert_eq!(stopped, "");
+        let tasks = subject.run("ps");
+        if ["sleep 1000000", "sleep 2000000", "nc -ll", "nc 127", "cat"]
+            .iter()
+            .all(|task| tasks.contains(task))
+        {
+            subject.assert_alive();
+            whole += 1;
+        } else {
+            trapped += 1;
+        }
+    }
+    println!("{whole} whole, {trapped} with a task trapped");
+    assert!(whole > 0, "{trapped} with a task trapped");
+}
+
+#[test]
+fn a_program_that_holds_itself_by_path_comes_back() {
+    let tree = Tree::minimal();
+    fs::copy(std::env::current_exe().unwrap(), tree.path().join("holder")).unwrap();
+    let mut subject = Subject::start_in(tree);
+    await_that("the holder", || subject.run("ls /run").contains("held"));
+    let flags = "for p in $(pidof holder); do cat /proc/$p/fdinfo/* | grep flags; done";
+    assert!(subject.run(flags).contains("012000000"), "{}", subject.run(flags));
+    subject
+        .dump(Leave::Dead, &mut |_| Ok(()))
+        .unwrap_or_else(|failed| panic!("{failed}: {}", subject.log_text()));
+    let restored = subject.restore(&mut |_, _| Ok(()));
+    let restored = restored.unwrap_or_else(|failed| panic!("{failed}: {}", subject.log_text()));
+    subject.assert_alive();
+    assert!(!subject.run(flags).contains("012000000"), "{}", subject.run(flags));
+    end(&restored);
+}
+
+/// What [`a_program_that_holds_itself_by_path_comes_back`] runs inside, for ever.
+#[test]
+fn holds_itself_by_path() {
+    if std::env::var_os("OSIER_HOLDER").is_none() {
+        return;
+    }
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    let _held = rustix::fs::open("/holder", flags, rustix::fs::Mode::empty()).unwrap();
+    fs::write("/run/held", "").unwrap();
+    loop {
+        std::thread::sleep(Duration::from_secs(1000));
+    }
+}
+
+#[test]
+fn saved_clocks_can_be_moved() {
+    let mut subject = Subject::start();
+    let uptime = subject.state().0;
+    subject.dump(Leave::Dead, &mut |_| Ok(())).unwrap();
+    let saved = Clocks::read(&subject.images()).unwrap().unwrap();
+    assert!((saved.boottime as f64 / 1e9 - uptime).abs() < 5.0, "{saved:?} at {uptime}");
+    let day = 86_400_000_000_000;
+    let moved = Clocks { monotonic: saved.monotonic + day, boottime: saved.boottime + 2 * day };
+    moved.write(&subject.images()).unwrap();
+    let restored = subject.restore(&mut |_, _| Ok(())).unwrap();
+    let now = subject.uptime_of_a_new_process();
+    assert!((now - moved.boottime as f64 / 1e9).abs() < 5.0, "{now} after {moved:?}");
+    end(&restored);
+}
+
+#[test]
+fn pages_are_tracked_where_the_kernel_can_and_refused_where_not() {
+    let subject = Subject::start();
+    let (images, log) = (subject.images(), subject.log());
+    let first = Dump { memory: Memory::Tracked, leave: Leave::Running, ..subject.what(&images, &log) };
+    let able = criu().features().unwrap().dirty_pages;
+    let result = criu().pre_dump(&first);
+    println!("dirty pages: {able}, {result:?}");
+    assert_eq!(result.is_ok(), able, "{result:?}");
+    subject.assert_alive();
 }
 
 #[test]

@@ -84,7 +84,8 @@ pub enum Failed {
         /// Its log.
         log: PathBuf,
     },
-    /// It ended without a word.
+    /// It ended without a word: it was killed. Of a dump's tasks, one in whose name it was just executing a system call is killed by
+    /// its trap (SIGTRAP), a matter of some milliseconds for each task; all others go on as if nothing had been.
     Died {
         /// How.
         how: String,
