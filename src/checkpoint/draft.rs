@@ -3,7 +3,10 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -19,6 +22,8 @@ use super::whole::{Unpacked, link_rounds};
 
 /// So much is read at a time.
 pub(super) const PIECE: usize = 256 << 10;
+/// So many files at a time wait for the disk.
+const WAITING: usize = 8;
 /// CRIU's link to the images of the round before.
 pub(super) const PARENT: &str = "parent";
 
@@ -173,7 +178,7 @@ impl Draft {
         watch.check().map_err(Cause::Stopped)?;
         place(&whole, &self.target)?;
         let parent = parent(&self.target);
-        File::open(&parent).and_then(|parent| parent.sync_all()).at(&parent)?;
+        synchronize_one(&parent)?;
         Ok(size)
     }
 }
@@ -280,18 +285,35 @@ pub(super) fn copy(
 }
 
 /// Everything on the disk before the name is: whoever finds the one after a crash finds the other.
+///
+/// By several threads, which are gone when this returns: fsync(2) of each of a hundred images in turn waits for the file
+/// system's journal a hundred times, while those that wait together are served by one commit (200 ms as against 30 ms were
+/// seen). One syncfs(2) would wait for what everybody else has written as well.
 fn synchronize(directory: &Path, manifest: &Manifest) -> Result<(), Cause> {
-    for name in manifest.files.iter().map(|file| file.name.as_str()).chain([MANIFEST]) {
-        let path = directory.join(name);
-        File::open(&path).and_then(|file| file.sync_all()).at(&path)?;
-    }
-    for path in (1..=manifest.rounds)
-        .map(|number| directory.join(round(number)))
-        .chain([directory.join(IMAGES), directory.to_owned()])
-    {
-        File::open(&path).and_then(|file| file.sync_all()).at(&path)?;
-    }
-    Ok(())
+    let names = manifest.files.iter().map(|file| file.name.as_str()).chain([MANIFEST]);
+    let paths: Vec<_> = names.map(|name| directory.join(name)).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            synchronize_one(path)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let spawn = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        // One that cannot be had is no matter: this thread is another.
+        let others: Vec<_> = (1..WAITING).filter_map(spawn).collect();
+        let own = work();
+        let others =
+            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        others.fold(own, Result::and)
+    })?;
+    let rounds = (1..=manifest.rounds).map(|number| directory.join(round(number)));
+    rounds.chain([directory.join(IMAGES), directory.to_owned()]).try_for_each(|path| synchronize_one(&path))
+}
+
+fn synchronize_one(path: &Path) -> Result<(), Cause> {
+    File::open(path).and_then(|file| file.sync_all()).at(path)
 }
 
 fn place(whole: &Path, target: &Path) -> Result<(), Cause> {
