@@ -25,6 +25,7 @@ mod member;
 mod room;
 mod scratch;
 mod whole;
+mod working;
 
 pub use cause::{Cause, CheckpointError, Wanted};
 pub use draft::{Draft, Form};
@@ -39,6 +40,7 @@ pub use member::{
 };
 pub use room::{estimate, free, require};
 pub use whole::{Checkpoint, Unpacked};
+pub use working::Working;
 
 /// Who follows the writing or reading of a checkpoint, and can stop it.
 pub trait Watch {

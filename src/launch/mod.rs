@@ -3,6 +3,7 @@
 mod handshake;
 mod keeper;
 mod leader;
+mod onward;
 mod outer;
 mod revive;
 mod stub;
@@ -18,6 +19,7 @@ use crate::machine::{Attachment, Leader, Running, Signals, Tenure};
 use crate::plan::LaunchPlan;
 use crate::spec::Checkpoints;
 use crate::sys::{Forked, fork};
+pub use onward::Onward;
 use outer::Given;
 pub use revive::{Revival, revive};
 use watch::{Outer, Watch};

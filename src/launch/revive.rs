@@ -22,10 +22,11 @@ use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::keeper::Keeper;
+use super::onward::Onward;
 use super::supervisor;
 use crate::cgroup::Cgroup;
 use crate::cgroup::tree::{self, Directory};
-use crate::checkpoint::Unpacked;
+use crate::checkpoint::{Unpacked, Working};
 use crate::clock::Offsets;
 use crate::console::pty::{self, Pty};
 use crate::criu::{Criu, Hook, Restore};
@@ -34,6 +35,7 @@ use crate::machine::record::Checkpointable;
 use crate::machine::snapshot::{CONSOLE, console_key};
 use crate::machine::state::Ask;
 use crate::machine::{Attachment, Leader, Running, Signals, Tenure};
+use crate::mount::op::{Node, Op};
 use crate::mount::{live, root};
 use crate::net::{self, attire::Attire};
 use crate::notify;
@@ -52,6 +54,8 @@ pub struct Revival<'a> {
     pub checkpoint: Unpacked,
     /// Where CRIU's log goes; its directory is there. It stays when CRIU fails.
     pub log: PathBuf,
+    /// What its clocks are to show.
+    pub clocks: Onward,
     /// The console that it was saved with.
     pub console: pty::Identity,
     /// Its cgroups, from the payload's down.
@@ -74,6 +78,8 @@ pub fn revive(
     attachment: &mut Attachment,
     signals: &mut Signals,
 ) -> Result<Running> {
+    let working = Working::of(&revival.checkpoint.images()).context(|| "cannot look at the images")?;
+    revival.clocks.write(working.path())?;
     let (pty, slave) = open_console().context(|| "cannot make a terminal")?;
     let place = Place::make(plan, tenure)?;
     let payload = place.cgroup.payload();
@@ -83,10 +89,10 @@ pub fn revive(
         await_oblivion(&veth.host.name)?;
         external.push(format!("veth[{}]:{}", veth.peer.name, veth.host.name));
     }
-    let (criu, images, log) = (revival.criu, revival.checkpoint.images(), revival.log.clone());
+    let (criu, log) = (revival.criu, revival.log.clone());
     let cgroup_root = below_root(plan, &payload);
     let restore = Restore {
-        images: &images,
+        images: working.path(),
         log: &log,
         root: &plan.root.tree,
         external,
@@ -260,7 +266,8 @@ impl Arrival<'_, '_> {
     }
 }
 
-/// The socket on which the machine's init reports: CRIU does not save what is nobody's inside.
+/// The socket on which the machine's init reports, and the node that is laid over others: CRIU does not save sockets that are
+/// nobody's inside.
 fn listen(running: &Running) -> io::Result<OwnedFd> {
     let path = Path::new(NOTIFY_SOCKET);
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
@@ -269,6 +276,11 @@ fn listen(running: &Running) -> io::Result<OwnedFd> {
     live::within(running.leader.pidfd(), directory, || {
         match fs::remove_file(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let inaccessible = Op::Node { path: "inaccessible/sock".into(), node: Node::Socket, mode: 0 };
+        match inaccessible.execute(None) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
         notify::bind(name.as_ref())

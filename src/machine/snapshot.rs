@@ -7,6 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::Pid;
@@ -28,12 +29,16 @@ use crate::criu::{Criu, Dump, Hook, Leave, Memory};
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::MachineId;
 use crate::interrupt::Interrupt;
-use crate::net::{addresses, attire};
+use crate::net::{self, addresses, attire};
 
 /// The largest deleted file that is still open and goes into the images, bytes.
 const GHOST: u32 = 128 << 20;
 /// How long a supervisor may take to clean up behind a machine that was saved.
 const CLEANUP: Duration = Duration::from_secs(10);
+/// So often is tried what fails for a reason that passes.
+const ATTEMPTS: u32 = 5;
+/// How long after each time.
+const PACE: Duration = Duration::from_millis(100);
 /// So many culprits are named.
 const NAMED: usize = 3;
 
@@ -172,18 +177,34 @@ impl<'s> Candidate<'s> {
     ) -> Result<Still<'_>> {
         let hold = Hold::prepare(&self.payload()).context(|| "cannot hold it")?;
         let log = log_path(&self.record.name)?;
+        // Of a link that does not carry CRIU saves routes that the kernel does not take back.
+        for link in &self.record.links {
+            net::raise(link).context(|| format!("cannot set the link '{link}' up"))?;
+        }
         let dump = self.wish(images, &log, memory, interrupt);
         let mut stopped = None;
-        let dumped = criu.dump(&dump, &mut |hook| match hook {
-            Hook::NetworkLock => {
-                stopped = Some((Instant::now(), self.clocks()?));
-                Ok(())
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let dumped = criu.dump(&dump, &mut |hook| match hook {
+                Hook::NetworkLock => {
+                    stopped = Some((Instant::now(), self.clocks()?));
+                    Ok(())
+                }
+                // What CRIU has stopped is frozen as soon as it lets go.
+                Hook::PostDump => hold.ask(),
+                _ => Ok(()),
+            });
+            match dumped {
+                Ok(()) => break,
+                // It has gone on meanwhile, and with that what was in the way.
+                Err(failed) if failed.passes() && attempt < ATTEMPTS => {
+                    empty(images).context(|| format!("cannot empty '{}'", images.display()))?;
+                    thread::sleep(PACE);
+                }
+                Err(failed) => return Err(failed.into_error("CRIU cannot save it")),
             }
-            // What CRIU has stopped is frozen as soon as it lets go.
-            Hook::PostDump => hold.ask(),
-            _ => Ok(()),
-        });
-        dumped.map_err(|failed| failed.into_error("CRIU cannot save it"))?;
+        }
         if !hold.wait().context(|| "cannot wait until it stands still")? {
             return Err(Error::new(Kind::Failed, "its processes do not stand still"));
         }
@@ -216,6 +237,13 @@ fn cgroup_root(payload: &Path) -> Option<String> {
 
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
 }
 
 /// Where CRIU's log of the machine `name` is; it stays when CRIU fails.

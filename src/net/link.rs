@@ -1,8 +1,12 @@
 //! The calls to the kernel: one rtnetlink(7) request and its acknowledgement at a time.
 
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -109,6 +113,21 @@ fn address_of(index: u32, address: IpAddr, prefix: u8) -> AddressMessage {
 pub fn loopback_up() -> io::Result<()> {
     // Index 1 in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
     Rtnl::open()?.set_up(1)
+}
+
+/// Sets the link of this name up and waits until it carries, half a second at most: its other end may be down.
+///
+/// # Errors
+/// `ENODEV` when it is not there; `EPERM` without CAP_NET_ADMIN.
+pub fn raise(name: &str) -> io::Result<()> {
+    let index = index_of(name)?.ok_or(nix::errno::Errno::ENODEV)?;
+    Rtnl::open()?.set_up(index)?;
+    let carrier = Path::new("/sys/class/net").join(name).join("carrier");
+    let deadline = Instant::now() + Duration::from_millis(500);
+    while fs::read_to_string(&carrier).is_ok_and(|text| text.trim() == "0") && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Whether the caller's network namespace has a link with this name.

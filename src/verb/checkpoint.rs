@@ -1,6 +1,6 @@
 //! `osier checkpoint`: a machine saved with all that runs in it.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use super::may::may;
 use super::unknown;
-use crate::checkpoint::{self, Compression, Draft, Form, Watch};
+use indicatif::BinaryBytes;
+
+use crate::checkpoint::listing::{Depth, Listing};
+use crate::checkpoint::{self, Compression, Draft, Form, TREE, TREE_COMPRESSED, Watch};
 use crate::cli::Checkpoint;
 use crate::criu::{Criu, Memory};
 use crate::duration;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
+use crate::image::archive;
 use crate::interrupt::Interrupt;
 use crate::machine::record::Store;
 use crate::machine::snapshot::Candidate;
-use crate::size;
 
 /// Where checkpoints are that were not said to be elsewhere.
 const DIRECTORY: &str = "/var/lib/osier/checkpoints";
@@ -36,7 +39,7 @@ pub fn execute(options: &Checkpoint, store: &Store) -> Result<()> {
     if options.tool.quiet {
         return Ok(());
     }
-    let (size, stood) = (size::format(size), in_words(stood));
+    let (size, stood) = (BinaryBytes(size), in_words(stood));
     super::print(&format!("'{name}' is saved in {}: {size}; it stood still for {stood}\n", target.display()))
 }
 
@@ -58,6 +61,14 @@ fn save(
     let still = candidate.dump(&criu, &draft.images(), Memory::Whole, interrupt)?;
     let mut manifest = still.manifest(&criu)?;
     let mut watch = Progress(interrupt);
+    let root = candidate.record().root.clone();
+    let listing = Listing::read(&root, Depth::Quick, &mut watch).map_err(|error| {
+        Error::new(Kind::Failed, format!("cannot read '{}'", root.display())).because(error)
+    })?;
+    manifest.tree.listing = Some(draft.listing(&listing)?);
+    if options.content.with_tree {
+        pack(&root, &draft.directory(), options.content.compress, interrupt)?;
+    }
     if options.leave_running {
         still.check()?;
         let stood = still.stood();
@@ -69,6 +80,26 @@ fn save(
     let stood = still.stood();
     still.end()?;
     Ok((size, stood))
+}
+
+/// The tree itself, as it stands still.
+fn pack(root: &Path, into: &Path, compressed: bool, interrupt: &Interrupt) -> Result<()> {
+    let (name, compression) = match compressed {
+        true => (TREE_COMPRESSED, archive::Compression::Zstd),
+        false => (TREE, archive::Compression::None),
+    };
+    let path = into.join(name);
+    let file = File::create_new(&path).context(|| format!("cannot make '{}'", path.display()))?;
+    let packed = archive::Encoder::open(compression, file).map_err(archive::ArchiveError::Stream).and_then(
+        |mut out| {
+            let mut watch = |_| interrupt.check();
+            archive::pack(root, &mut out, archive::Packing { only: None, notes: &[], watch: &mut watch })?;
+            out.close().map_err(archive::ArchiveError::Stream)
+        },
+    );
+    packed.map(drop).map_err(|error| {
+        Error::new(Kind::Failed, format!("cannot take '{}' along", root.display())).because(error)
+    })
 }
 
 /// Where it is to be, whose directory is there.
@@ -92,7 +123,7 @@ fn target(options: &Checkpoint) -> Result<(PathBuf, Form)> {
     };
     match fs::symlink_metadata(&target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((target, form)),
-        _ => Err(Error::new(crate::error::Kind::InUse, format!("cannot make '{}'", target.display()))
+        _ => Err(Error::new(Kind::InUse, format!("cannot make '{}'", target.display()))
             .because("there is something of that name")
             .hint("--to names another place")),
     }

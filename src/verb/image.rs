@@ -1,6 +1,6 @@
 //! `osier image …`; here, build: a recipe becomes a tree, with a display of how far it is.
 
-mod carried;
+pub(super) mod carried;
 mod clone;
 mod export;
 mod import;

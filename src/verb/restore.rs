@@ -1,18 +1,23 @@
 //! `osier restore`: a machine that goes on from a checkpoint.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 
 use super::boot::find_init;
 use super::checkpoint::Progress;
+use super::image::carried;
 use super::lifetime::{Company, Sources, Wanted, in_foreground};
 use super::start;
+use crate::checkpoint::listing::{Depth, Listing};
 use crate::checkpoint::{Checkpoint, HostMark, Manifest, Unpacked, Weight};
 use crate::cli::{Invocation, Restore};
 use crate::console::pty;
 use crate::criu::Criu;
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::{self, FreshError, archive};
 use crate::interrupt::Interrupt;
-use crate::launch::Revival;
+use crate::launch::{Onward, Revival};
 use crate::machine::snapshot::log_path;
 use crate::settings::{Setting, Settings};
 
@@ -34,7 +39,6 @@ fn restore(options: &Restore) -> Result<u8> {
     let interrupt = Interrupt::watch().context(|| "cannot catch signals")?;
     let beside = from.parent().unwrap_or(Path::new("/"));
     let unpacked = checkpoint.unpack(beside, &mut Progress(&interrupt))?;
-    drop(interrupt);
     let wish = Wish {
         name: options.name.as_deref(),
         tree: options.tree.as_deref(),
@@ -42,12 +46,93 @@ fn restore(options: &Restore) -> Result<u8> {
         console: options.console.as_deref().or(options.background.then_some("passive")),
         quiet: options.tool.quiet,
     };
-    with((&criu, unpacked), manifest, &wish, Box::new(|| Ok(())), |wanted, company, sources| {
+    let made = tree(options, manifest, &unpacked, &interrupt)?;
+    drop(interrupt);
+    let wish = Wish { tree: made.as_ref().map(Made::path).or(wish.tree), ..wish };
+    let settled = || -> Result<()> {
+        made.iter().for_each(Made::keep);
+        Ok(())
+    };
+    with((&criu, unpacked), manifest, &wish, Box::new(settled), |wanted, company, sources| {
         if options.background {
-            return start::in_background(wanted, company, sources, start::hear);
+            return start::in_background(wanted, company, sources, |starter| {
+                start::hear(starter).and_then(|()| settled())
+            });
         }
         in_foreground(wanted, company, sources)
     })
+}
+
+/// A tree that was made of the checkpoint's. It goes with a restore that fails.
+struct Made {
+    path: PathBuf,
+    kept: Cell<bool>,
+}
+
+impl Made {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn keep(&self) {
+        self.kept.set(true);
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if !self.kept.get() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// The tree that the machine goes on with, where it has to be made. One that is there has to be as it was.
+fn tree(
+    options: &Restore,
+    manifest: &Manifest,
+    unpacked: &Unpacked,
+    interrupt: &Interrupt,
+) -> Result<Option<Made>> {
+    let name = options.name.as_deref().unwrap_or(&manifest.machine.name);
+    let place = match (&options.tree, unpacked.tree()) {
+        (None, Some(_)) => Path::new(image::MACHINES).join(name),
+        (Some(said), Some(_)) if !said.exists() => said.clone(),
+        (Some(said), _) => return as_it_was(said, unpacked, interrupt).map(|()| None),
+        (None, None) => return as_it_was(&manifest.tree.path, unpacked, interrupt).map(|()| None),
+    };
+    let archive = unpacked.tree().ok_or_else(|| Error::new(Kind::Failed, "it has no tree"))?;
+    let made = image::make(&place, interrupt, |into| {
+        let file = File::open(&archive).map_err(archive::ArchiveError::Stream)?;
+        let mut decoder = archive::Decoder::open(file)?;
+        archive::unpack(&mut decoder, into, &mut |_| interrupt.check())?;
+        decoder.close().map(|()| None)
+    });
+    let path = made.map_err(|error| match error {
+        FreshError::Place(error) => carried::no_place(&error)
+            .hint("--name gives the machine another name, --tree names a place or a tree that is there"),
+        FreshError::Content(error) => carried::not_archived(&error).within("cannot unpack its tree"),
+    })?;
+    Ok(Some(Made { path, kept: Cell::new(false) }))
+}
+
+/// Refuses a tree that has changed since: what runs in memory is of what was there.
+fn as_it_was(tree: &Path, unpacked: &Unpacked, interrupt: &Interrupt) -> Result<()> {
+    let Some(then) = unpacked.listing()? else { return Ok(()) };
+    let what = || format!("cannot use '{}'", tree.display());
+    if !tree.exists() {
+        return Err(Error::new(Kind::NotFound, what())
+            .because("it is not there")
+            .hint("--tree names its place"));
+    }
+    let now = Listing::read(tree, Depth::Quick, &mut Progress(interrupt))
+        .map_err(|error| Error::new(Kind::Failed, what()).because(error))?;
+    match then.difference(&now).named() {
+        None => Ok(()),
+        Some(named) => Err(Error::new(Kind::Failed, what())
+            .because(format!("it has changed since the checkpoint was made: {named}"))
+            .hint("--tree names one that is as it was; `osier checkpoint --with-tree` takes it along")),
+    }
 }
 
 /// What a machine is to be that was another one.
@@ -57,7 +142,6 @@ pub(super) struct Wish<'a> {
     /// Its tree, if not where it was.
     pub(super) tree: Option<&'a Path>,
     /// What its clocks are to show.
-    #[expect(dead_code, reason = "the next commit has it in the images")]
     pub(super) clock: &'a str,
     /// Its console, if not what it was.
     pub(super) console: Option<&'a str>,
@@ -91,6 +175,11 @@ pub(super) fn with(
         criu,
         checkpoint: unpacked,
         log: log_path(wanted.spec.name.as_str())?,
+        clocks: match wish.clock {
+            "elapsed" => Onward::Elapsed(manifest.clocks.realtime_ns),
+            "host" => Onward::Host,
+            _ => Onward::Continue,
+        },
         console: pty::Identity { rdev: console.rdev, dev: console.dev },
         cgroup: manifest.cgroup.clone(),
         attire: manifest.network.as_ref().map(|link| link.attire.clone()).unwrap_or_default(),

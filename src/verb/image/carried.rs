@@ -77,7 +77,7 @@ pub(super) fn target(argument: &OsStr) -> Result<PathBuf> {
 }
 
 /// A refusal of a new image's place.
-pub(super) fn no_place(error: &BuildError) -> Error {
+pub(in crate::verb) fn no_place(error: &BuildError) -> Error {
     let kind = match error {
         BuildError::NotRoot => Kind::Permission,
         BuildError::Exists(_) => Kind::InUse,
@@ -94,7 +94,7 @@ pub(super) fn no_place(error: &BuildError) -> Error {
 }
 
 /// What went wrong with an archive.
-pub(super) fn not_archived(error: &ArchiveError) -> Error {
+pub(in crate::verb) fn not_archived(error: &ArchiveError) -> Error {
     let kind = match error {
         ArchiveError::Stream(error) | ArchiveError::Object(_, error)
             if error.kind() == io::ErrorKind::PermissionDenied =>

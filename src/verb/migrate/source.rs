@@ -8,6 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::carrier::{Carried, Carrier};
+use indicatif::BinaryBytes;
+
 use crate::checkpoint::listing::{Depth, Listing};
 use crate::checkpoint::{self, Draft, Form, HostMark, Manifest, Member};
 use crate::cli::Migrate;
@@ -69,8 +71,8 @@ pub(super) fn send(name: &str, options: &Migrate, store: &Store) -> Result<()> {
     let (sent, stood) = migration.go(&carrier, size)?;
     if !options.tool.quiet && !options.to_pipe {
         let host = options.host.as_deref().unwrap_or_default();
-        let (sent, stood) = (crate::size::format(sent), in_words(stood));
-        super::super::print(&format!(
+        let (sent, stood) = (BinaryBytes(sent), in_words(stood));
+        crate::verb::print(&format!(
             "'{name}' goes on at {host}: {sent} sent; it stood still for {stood}\n"
         ))?;
     }

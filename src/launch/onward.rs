@@ -1,0 +1,114 @@
+//! What the clocks of a machine show that goes on from a checkpoint.
+
+use std::io;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::clock::{Clock, MAX, Now, Wanted};
+use crate::criu::images::Clocks;
+use crate::duration;
+use crate::error::{Context, Error, Kind, Result};
+
+/// What they show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onward {
+    /// What they showed when it was saved: time stood still.
+    Continue,
+    /// That and the time in between, by the time of day; here, nanoseconds since the epoch, when it was saved.
+    Elapsed(u64),
+    /// What the host's show.
+    Host,
+}
+
+impl Onward {
+    /// Has the images say so. What they say is what is shown inside, whichever time namespace CRIU runs in.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for clocks that would run backwards or overflow; what reading and writing the images gives.
+    pub(super) fn write(self, images: &Path) -> Result<()> {
+        let cannot = || "cannot set the machine's clocks";
+        let Some(saved) = Clocks::read(images).context(cannot)? else { return Ok(()) };
+        let now = Now::read().context(cannot)?;
+        let shown = self.shown(saved, &now)?;
+        if shown == saved { Ok(()) } else { shown.write(images).context(cannot) }
+    }
+
+    /// What the machine's clocks are to show.
+    fn shown(self, saved: Clocks, now: &Now) -> Result<Clocks> {
+        let shown = match self {
+            Self::Continue => saved,
+            Self::Elapsed(then) => {
+                let elapsed = elapsed(then).context(|| "cannot read the time of day")?;
+                Clocks {
+                    monotonic: saved.monotonic.saturating_add(elapsed),
+                    boottime: saved.boottime.saturating_add(elapsed),
+                }
+            }
+            Self::Host => Clocks {
+                monotonic: now.monotonic.saturating_add(now.own.monotonic),
+                boottime: now.boottime.saturating_add(now.own.boottime),
+            },
+        };
+        check(Clock::Monotonic, saved.monotonic, shown.monotonic, now)?;
+        check(Clock::Boottime, saved.boottime, shown.boottime, now)?;
+        Ok(shown)
+    }
+}
+
+/// Nanoseconds since `then`, less than none when the host's time of day is before it.
+fn elapsed(then: u64) -> io::Result<i64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+    let difference = i128::try_from(now.as_nanos()).unwrap_or(i128::MAX) - i128::from(then);
+    Ok(i64::try_from(difference).unwrap_or(i64::MAX))
+}
+
+fn check(clock: Clock, saved: i64, shown: i64, now: &Now) -> Result<()> {
+    if shown < saved {
+        let back = duration::format(saved.saturating_sub(shown) / 1_000_000_000 * 1_000_000_000);
+        return Err(Error::new(Kind::Usage, "cannot set the machine's clocks")
+            .because(format!("its {clock} clock would run backwards by {back}"))
+            .hint("--clock=continue goes on from where it was"));
+    }
+    if shown > MAX {
+        return Err(Error::new(Kind::Usage, "cannot set the machine's clocks")
+            .because(format!("its {clock} clock would be past {}", duration::format(MAX))));
+    }
+    now.resolve(clock, Wanted::At(shown))
+        .map(drop)
+        .map_err(|range| Error::new(Kind::Usage, "cannot set the machine's clocks").because(range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Offsets;
+
+    const NS: i64 = 1_000_000_000;
+    const SAVED: Clocks = Clocks { monotonic: 100 * NS, boottime: 200 * NS };
+    const NOW: Now =
+        Now { monotonic: 50 * NS, boottime: 60 * NS, own: Offsets { monotonic: 1000 * NS, boottime: 0 } };
+
+    fn now() -> u64 {
+        u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap()
+    }
+
+    #[test]
+    fn they_go_on_count_or_are_the_hosts_and_never_run_backwards() {
+        assert_eq!(Onward::Continue.shown(SAVED, &NOW).unwrap(), SAVED);
+        let hour = 3600 * NS;
+        let shown = Onward::Elapsed(now() - hour.unsigned_abs()).shown(SAVED, &NOW).unwrap();
+        for (shown, saved) in [(shown.monotonic, SAVED.monotonic), (shown.boottime, SAVED.boottime)] {
+            assert!((hour..hour + 60 * NS).contains(&(shown - saved)), "{shown}");
+        }
+        let back = Onward::Elapsed(now() + hour.unsigned_abs()).shown(SAVED, &NOW).unwrap_err();
+        assert!(back.to_string().contains("monotonic clock would run backwards by 59min 5"), "{back}");
+        // The host's boottime is behind the machine's.
+        let back = Onward::Host.shown(SAVED, &NOW).unwrap_err();
+        assert!(back.to_string().contains("boottime clock would run backwards by 2min 20s"), "{back}");
+        let young = Clocks { monotonic: NS, boottime: NS };
+        let host = Clocks { monotonic: 1050 * NS, boottime: 60 * NS };
+        assert_eq!(Onward::Host.shown(young, &NOW).unwrap(), host);
+        let far = Onward::Elapsed(0).shown(Clocks { monotonic: MAX - NS, boottime: 0 }, &NOW).unwrap_err();
+        assert!(far.to_string().contains("would be past 146y"), "{far}");
+    }
+}
