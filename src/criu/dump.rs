@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 
@@ -12,8 +13,11 @@ use super::interception::Watch;
 use super::log::Task;
 use super::message::{CgroupRoot, Options, Request, Type};
 use super::worker::Worker;
-use super::{Criu, Failed, Hook, remedy};
+use super::{Criu, Failed, Hook, images, remedy};
 use crate::interrupt::Interrupt;
+
+/// When is looked once more for what a CRIU that was killed has left, each after the one before.
+const AFTERWARDS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(100)];
 
 /// What is to be dumped, and where to.
 ///
@@ -121,10 +125,21 @@ impl Criu {
         let mut asked = |hook, _| {
             if hook == Hook::PostDump {
                 remedy::mend_images(self.version, dump.images)?;
+                if dump.cgroup_root.is_some() {
+                    images::keep_unified(dump.images)?;
+                }
             }
             ask(hook)
         };
-        conversation.hold(&request, &mut asked, &task).map(drop)
+        let held = conversation.hold(&request, &mut asked, &task).map(drop);
+        if matches!(held, Err(Failed::Died { .. })) && kind == Type::Dump {
+            // A child of a CRIU that was killed may have been about to lock the network.
+            for pause in AFTERWARDS {
+                std::thread::sleep(pause);
+                let _ = Scene { first: dump.pid, log: dump.log.to_owned() }.clear();
+            }
+        }
+        held
     }
 }
 

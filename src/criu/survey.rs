@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use libmount::mountinfo::Parser;
 use rustix::net::AddressFamily;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -37,6 +38,28 @@ const MAPPED: [(&str, &str); 3] = [
     ("/anon_hugepage", "huge pages (hugetlbfs)"),
     ("/secretmem", "secret memory (memfd_secret)"),
     ("[io_uring]", "an io_uring"),
+];
+
+/// File systems that CRIU can save beside the root's (criu/filesystems.c).
+const MOUNTS: [&str; 18] = [
+    "aufs",
+    "autofs",
+    "binfmt_misc",
+    "btrfs",
+    "cgroup",
+    "cgroup2",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "fusectl",
+    "mqueue",
+    "overlay",
+    "proc",
+    "pstore",
+    "securityfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
 ];
 
 /// Families of sockets that CRIU can save.
@@ -73,6 +96,8 @@ pub enum Flaw {
     Mapped(&'static str),
     /// A terminal has stopped it, by this signal.
     Stopped(&'static str),
+    /// It sees a file system of this type at this path.
+    Mount(String, String),
 }
 
 impl fmt::Display for Culprit {
@@ -85,6 +110,7 @@ impl fmt::Display for Culprit {
             }
             Flaw::Open(what) => write!(f, "has {what} open"),
             Flaw::Mapped(what) => write!(f, "has {what} in its memory"),
+            Flaw::Mount(kind, path) => write!(f, "has a file system of the type {kind} at {path}"),
             Flaw::Stopped(signal) => write!(f, "was stopped by its terminal ({signal})"),
         }
     }
@@ -111,13 +137,17 @@ pub fn look(payload: &Path, leader: u32) -> io::Result<Survey> {
     let parents: BTreeMap<u32, u32> =
         pids.iter().filter_map(|pid| Some((*pid, Status::read(*pid)?.parent))).collect();
     let mut survey = Survey::default();
+    let mut seen = BTreeSet::new();
     for pid in pids {
         let Some(status) = Status::read(pid) else { continue };
         if !descends(pid, leader, &parents) {
             survey.visitors.push((status.name, status.inside));
             continue;
         }
-        for flaw in flaws(pid, &own) {
+        let namespace = fs::metadata(format!("/proc/{pid}/ns/mnt")).map(|namespace| namespace.ino()).ok();
+        let mounts =
+            if namespace.is_some_and(|namespace| seen.insert(namespace)) { mounts(pid) } else { Vec::new() };
+        for flaw in flaws(pid, &own).into_iter().chain(mounts) {
             survey.culprits.push(Culprit { name: status.name.clone(), pid: status.inside, flaw });
         }
     }
@@ -206,6 +236,19 @@ fn flaws(pid: u32, own: &[(Kind, u64)]) -> Vec<Flaw> {
     found
 }
 
+/// The file systems that it sees and that CRIU does not know. One on the device of its root is a part of that.
+fn mounts(pid: u32) -> Vec<Flaw> {
+    let Ok(text) = fs::read(format!("/proc/{pid}/mountinfo")) else { return Vec::new() };
+    let mounts: Vec<_> = Parser::new(&text).filter_map(std::result::Result::ok).collect();
+    let root = mounts.iter().find(|mount| *mount.mount_point == *"/").map(|root| (root.major, root.minor));
+    let unknown = mounts.iter().filter(|mount| {
+        let fstype = mount.fstype.to_string_lossy();
+        Some((mount.major, mount.minor)) != root && !MOUNTS.contains(&fstype.as_ref())
+    });
+    let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+    unknown.map(|mount| Flaw::Mount(text(&mount.fstype), text(&mount.mount_point))).collect()
+}
+
 /// The signal is in the field that is a zombie's exit code otherwise (proc_pid_stat(5), exit_code).
 fn stopped(pid: u32) -> Option<Flaw> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -269,7 +312,7 @@ fn socket(process: BorrowedFd<'_>, number: &str) -> Option<Flaw> {
     }))
 }
 
-/// Of devices CRIU saves memory's (null, zero, random …), terminals and /dev/net/tun.
+/// Of devices CRIU saves memory's (null, zero, random …), terminals but by the name /dev/tty, and /dev/net/tun.
 fn device(path: &Path, link: &str) -> Option<Flaw> {
     let found = fs::metadata(path).ok()?;
     if !found.file_type().is_char_device() && !found.file_type().is_block_device() {
@@ -277,7 +320,7 @@ fn device(path: &Path, link: &str) -> Option<Flaw> {
     }
     let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
     let known = found.file_type().is_char_device()
-        && matches!((major, minor), (1 | 4 | 5 | 136..=143, _) | (10, 200));
+        && matches!((major, minor), (1 | 4 | 136..=143, _) | (5, 1..) | (10, 200));
     (!known).then(|| Flaw::Open(format!("the device {link}")))
 }
 

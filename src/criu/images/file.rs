@@ -13,6 +13,7 @@ const COMMON: u32 = 0x5456_4319;
 /// What an image is of: its second magic number (criu/include/magic.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::criu) enum Kind {
+    Cgroup = 0x5938_3330,
     Files = 0x5630_3138,
     Memory = 0x5749_2820,
     Timens = 0x4311_4433,

@@ -2,5 +2,7 @@
 
 mod clocks;
 pub(super) mod file;
+mod hierarchies;
 
 pub use clocks::Clocks;
+pub(super) use hierarchies::keep_unified;
