@@ -227,12 +227,20 @@ impl<'a> Link<'a> {
     /// Why the other end takes nothing any more: what it said last is the reason, if it said anything.
     fn refused(&mut self, error: io::Error) -> LinkError {
         if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
-            while let Ok((content, text)) = self.receive() {
-                if content == Content::Word
-                    && let LinkError::There(error) = complaint(&text)
-                {
-                    return LinkError::There(error);
+            let ended = loop {
+                match self.receive() {
+                    Ok((Content::Word, text)) => {
+                        if let LinkError::There(error) = complaint(&text) {
+                            return LinkError::There(error);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(ended) => break ended,
                 }
+            };
+            // It was never an osier.
+            if matches!(ended, LinkError::Foreign(_) | LinkError::Ended(0)) {
+                return ended;
             }
         }
         cause(error, self.said.bytes)

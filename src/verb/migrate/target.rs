@@ -271,7 +271,10 @@ impl Ready {
         let go = move || hold(&theirs);
         let entry = self.entry;
         restore::with((&self.criu, unpacked), &manifest, &wish, Box::new(go), |wanted, company, sources| {
-            start::in_background(wanted, company, sources, |starter| let_go(restoring, &own, starter, entry))
+            // All of it moved: in the supervisor this end is closed, so that it sees the end of the other.
+            start::in_background(wanted, company, sources, move |starter| {
+                let_go(restoring, &own, starter, entry)
+            })
         })
     }
 }

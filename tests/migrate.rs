@@ -1,0 +1,466 @@
+//! `osier migrate` on one host: a machine goes on under another name and from another tree, and whatever breaks on the way, it
+//! runs on exactly one side and nothing of it is left on the other. tests/hosts.rs has two hosts.
+//!
+//! Needs root and a criu: `OSIER_CRIU`, or one in PATH.
+#![expect(
+    clippy::print_stderr,
+    reason = "what was said and how long it took is shown with the failure, or with --nocapture"
+)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot do its own work has failed")]
+
+#[path = "support/carrier.rs"]
+mod carrier;
+#[expect(dead_code, reason = "other tests need more of it")]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use carrier::Cut;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use support::machine::{Machine, await_death, osier, output, show};
+use support::tree::{Scratch, Tree};
+use support::{await_some, await_that, leftovers, program, unique};
+
+/// It counts in memory: who has its file sees it run.
+const INIT: &str = r"#!/bin/sh
+export PATH=/bin:/sbin
+trap 'poweroff -f' 15 38
+echo counting
+count=0
+while :; do
+    count=$((count + 1))
+    echo $count >/run/count
+    sleep 0.02
+done
+";
+
+/// A place for a machine: a name, and a tree of that name.
+struct Side {
+    name: String,
+    tree: PathBuf,
+}
+
+impl Side {
+    fn below(directory: &Path) -> Self {
+        let name = unique("mig");
+        Self { tree: directory.join(&name), name }
+    }
+
+    /// What it has counted to, if it is here.
+    fn count(&self) -> Option<u64> {
+        let record = fs::read(format!("/run/osier/machines/{}.json", self.name)).ok()?;
+        let record: serde_json::Value = serde_json::from_slice(&record).ok()?;
+        let path = format!("/proc/{}/root/run/count", record["leader"]);
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
+    fn is_there(&self) -> bool {
+        show(&self.name).is_some()
+    }
+
+    /// It counts on.
+    fn assert_runs(&self) {
+        let first = await_some(&format!("the count of {}", self.name), || self.count());
+        await_that(&format!("{} to count on from {first}", self.name), || {
+            self.count().is_some_and(|count| count > first)
+        });
+    }
+
+    fn assert_nothing(&self) {
+        leftovers::assert_none(&self.name, &self.tree);
+        let beside = self.tree.parent().unwrap();
+        let entries = fs::read_dir(beside).unwrap().flatten().map(|entry| entry.file_name());
+        let left: Vec<_> = entries.filter(|entry| entry.to_string_lossy().starts_with(".#")).collect();
+        assert!(left.is_empty(), "{left:?} in {}", beside.display());
+    }
+
+    fn terminate(&self) {
+        let ended = output(&mut osier(["terminate", &self.name]));
+        assert!(ended.status.success(), "{ended:?}");
+    }
+}
+
+/// A machine, the way to the other side, and what would be left if a test failed.
+struct Course {
+    here: Side,
+    there: Side,
+    machine: Option<Machine>,
+    scratch: Scratch,
+    _tree: Tree,
+}
+
+impl Course {
+    fn new() -> Self {
+        let tree = Tree::minimal();
+        tree.executable("sbin/init", INIT);
+        tree.file("etc/machine-id", format!("{:032x}\n", u128::from(std::process::id()) << 64 | 0x4a));
+        let scratch = Scratch::new();
+        let there = Side::below(scratch.path());
+        let here = Side { name: tree.name().to_owned(), tree: tree.path() };
+        let machine = Some(Machine::start(&tree, &["--checkpointable"]));
+        let course = Self { here, there, machine, scratch, _tree: tree };
+        await_that("the first count", || course.here.count().is_some());
+        course
+    }
+
+    fn ssh(&self, cut: Option<Cut>) -> PathBuf {
+        carrier::script(self.scratch.path(), "carries_what_is_to_break", cut)
+    }
+
+    /// `osier migrate`, from one side to the other.
+    fn command(from: &Side, to: &Side, ssh: &Path) -> Command {
+        let mut command = osier(["migrate", &from.name, "there"]);
+        command.arg(format!("--ssh={}", ssh.display()));
+        command.arg(format!("--remote-osier={}", program().display()));
+        command.args([format!("--to-name={}", to.name), format!("--tree={}", to.tree.display())]);
+        if let Some(criu) = std::env::var_os("OSIER_CRIU") {
+            let criu = criu.into_string().unwrap();
+            command.args([format!("--criu={criu}"), format!("--remote-criu={criu}")]);
+        }
+        command
+    }
+
+    /// Runs it, and looks all the time whether only one of both runs.
+    fn migrate(&self, command: &mut Command) -> Output {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut seen = BTreeMap::<&str, (u64, u64)>::new();
+                while !over.load(Ordering::Relaxed) {
+                    for side in [&self.here, &self.there] {
+                        let Some(count) = side.count() else { continue };
+                        let (_, last) = seen.entry(&side.name).or_insert((count, count));
+                        *last = count;
+                    }
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                seen
+            });
+            let ended = output(command);
+            // As long as a second one would need to be seen.
+            std::thread::sleep(Duration::from_millis(60));
+            over.store(true, Ordering::Relaxed);
+            let seen = watch.join().unwrap();
+            if let (Some(here), Some(there)) = (seen.get(&*self.here.name), seen.get(&*self.there.name)) {
+                let (newcomer, other) = if here.0 < there.0 { (there, here) } else { (here, there) };
+                assert!(newcomer.1 == newcomer.0 || other.1 <= newcomer.0, "two have run: {seen:?}");
+            }
+            ended
+        })
+    }
+
+    fn sides(&self) -> [&Side; 2] {
+        [&self.here, &self.there]
+    }
+
+    /// One side runs, and nothing is left on the other: that one's.
+    fn assert_one(&self) -> &Side {
+        let [here, there] = [self.here.is_there(), self.there.is_there()];
+        assert!(here != there, "here: {here}, there: {there}");
+        let (one, other) = if here { (&self.here, &self.there) } else { (&self.there, &self.here) };
+        one.assert_runs();
+        other.assert_nothing();
+        one
+    }
+
+    fn assert_stayed(&self) {
+        assert_eq!(self.assert_one().name, self.here.name);
+    }
+
+    /// Ends it, wherever it is.
+    fn end(mut self) {
+        let one = self.assert_one();
+        one.terminate();
+        await_that("its end", || !one.is_there());
+        self.machine.take().unwrap().end_leaving();
+        self.sides().into_iter().for_each(Side::assert_nothing);
+    }
+}
+
+impl Drop for Course {
+    fn drop(&mut self) {
+        if self.machine.is_some() {
+            for side in self.sides() {
+                let _ = osier(["terminate", &side.name]).stderr(Stdio::null()).status();
+            }
+        }
+    }
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn assert_went(output: &Output) {
+    assert!(output.status.success(), "{}", said(output));
+}
+
+/// It failed, with one error that has all of these words in it.
+#[track_caller]
+fn assert_refused(output: &Output, words: &[&str]) {
+    let said = said(output);
+    assert!(!output.status.success(), "{said}");
+    for word in words {
+        assert!(said.contains(word), "no '{word}' in: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+/// Not a test: what the script of [`carrier::script`] starts.
+#[test]
+fn carries_what_is_to_break() {
+    carrier::relay();
+}
+
+#[test]
+fn there_and_back_and_only_the_difference_is_sent() {
+    let course = Course::new();
+    let ssh = course.ssh(None);
+    let (here, there) = (&course.here, &course.there);
+    let began = here.count().unwrap();
+    let first = course.migrate(&mut Course::command(here, there, &ssh));
+    assert_went(&first);
+    assert!(said(&first).contains("goes on at there"), "{}", said(&first));
+    assert_eq!(course.assert_one().name, there.name);
+    assert!(there.count().unwrap() >= began);
+    let busybox = there.tree.join("bin/busybox");
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
+    let before = [inode(&busybox), inode(&here.tree.join("bin/busybox"))];
+    // What changes there is what comes back, and nothing else is written anew.
+    fs::write(there.tree.join("root/new"), "new").unwrap();
+    fs::remove_file(there.tree.join("etc/group")).unwrap();
+    let back = course.migrate(&mut Course::command(there, here, &ssh));
+    assert_went(&back);
+    assert_eq!(course.assert_one().name, here.name);
+    assert_eq!(fs::read_to_string(here.tree.join("root/new")).unwrap(), "new");
+    assert!(!here.tree.join("etc/group").exists());
+    let again = course.migrate(&mut Course::command(here, there, &ssh));
+    assert_went(&again);
+    assert_eq!(course.assert_one().name, there.name);
+    assert_eq!([inode(&busybox), inode(&here.tree.join("bin/busybox"))], before);
+    assert!(here.count().is_none() && there.count().unwrap() > began);
+    course.end();
+}
+
+#[test]
+fn a_link_that_breaks_leaves_it_on_one_side() {
+    let course = Course::new();
+    // Before `Go` has arrived it is the source's.
+    let cuts = [
+        ("up", "{\"Hello\"", "before"),
+        ("up", "{\"Hello\"", "after"),
+        ("down", "{\"Welcome\"", "before"),
+        ("up", "\"Listing\"", "within"),
+        ("down", "\"Wanted\"", "within"),
+        ("up", "\"Tree\"", "within"),
+        ("up", "\"Frozen\"", "before"),
+        ("up", "\"Frozen\"", "after"),
+        ("up", "{\"Images\"", "within"),
+        ("down", "\"Restored\"", "before"),
+        ("up", "\"Go\"", "before"),
+    ];
+    for (direction, word, when) in cuts {
+        let cut = Cut { direction, word, when };
+        let ssh = course.ssh(Some(cut));
+        let went = course.migrate(&mut Course::command(&course.here, &course.there, &ssh));
+        let done = course.scratch.path().join("cut");
+        assert!(done.exists(), "{cut:?} never came: {}", said(&went));
+        fs::remove_file(done).unwrap();
+        assert!(!went.status.success(), "{cut:?}: {}", said(&went));
+        eprintln!("{cut:?}: {}", said(&went).trim());
+        // The target may need a moment to see it.
+        await_that("the target's end", || leftovers::of(&course.there.name, &course.there.tree).is_empty());
+        course.assert_stayed();
+    }
+    course.end();
+}
+
+#[test]
+fn a_link_that_breaks_at_the_last_word_is_asked_over() {
+    let cuts = [
+        // `Go` may or may not come back the other way before the link is gone.
+        ("down", "\"Restored\"", "after"),
+        ("up", "\"Go\"", "after"),
+        ("down", "\"Running\"", "before"),
+        ("down", "\"Running\"", "after"),
+    ];
+    for (direction, word, when) in cuts {
+        let course = Course::new();
+        let cut = Cut { direction, word, when };
+        let ssh = course.ssh(Some(cut));
+        let went = course.migrate(&mut Course::command(&course.here, &course.there, &ssh));
+        assert!(course.scratch.path().join("cut").exists(), "{cut:?} never came: {}", said(&went));
+        eprintln!("{cut:?}: {}", said(&went).trim());
+        let one = course.assert_one();
+        // The exit code says on which.
+        assert_eq!(went.status.success(), one.name == course.there.name, "{cut:?}: {}", said(&went));
+        if word == "\"Running\"" {
+            assert_eq!(one.name, course.there.name, "{cut:?}");
+        }
+        course.end();
+    }
+}
+
+#[test]
+fn a_target_that_refuses_says_why() {
+    let course = Course::new();
+    let ssh = course.ssh(None);
+    let (here, there) = (&course.here, &course.there);
+    let refused = |to: &Side, options: &[&str], words: &[&str]| {
+        let mut command = Course::command(here, to, &ssh);
+        let went = course.migrate(command.args(options));
+        assert_refused(&went, words);
+        course.assert_stayed();
+    };
+    // Its own name is in use, on one host.
+    let taken = Side { name: here.name.clone(), tree: there.tree.clone() };
+    refused(&taken, &[], &["in use there", "--to-name"]);
+    // Its own tree, which it runs from.
+    let taken = Side { name: there.name.clone(), tree: here.tree.clone() };
+    refused(&taken, &[], &["a machine runs from it"]);
+    // Another machine's.
+    let other = Tree::minimal();
+    other.file("etc/machine-id", format!("{:032x}\n", 7));
+    let before = other.fingerprint();
+    let taken = Side { name: there.name.clone(), tree: other.path() };
+    refused(&taken, &[], &["a tree of another machine", "--tree"]);
+    assert_eq!(other.fingerprint(), before);
+    let bad = Side { name: "no/name".to_owned(), tree: there.tree.clone() };
+    refused(&bad, &[], &["no machine name"]);
+    course.end();
+}
+
+#[test]
+fn no_osier_or_no_criu_or_another_version_at_the_other_end() {
+    let course = Course::new();
+    let script = |text: &str| {
+        let path = course.scratch.path().join("garbage");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let (here, there) = (&course.here, &course.there);
+    let attempt = |ssh: &Path, replace: &[(&str, &str)], words: &[&str]| {
+        let whole = Course::command(here, there, ssh);
+        let replaced = |argument: &str| replace.iter().any(|(flag, _)| argument.starts_with(flag));
+        let arguments = whole.get_args().map(|argument| argument.to_str().unwrap().to_owned());
+        let mut command = osier(arguments.filter(|argument| !replaced(argument)));
+        command.args(replace.iter().map(|(flag, value)| format!("{flag}={value}")));
+        let went = course.migrate(&mut command);
+        eprintln!("{replace:?}: {}", said(&went).trim());
+        assert_refused(&went, words);
+        course.assert_stayed();
+    };
+    let ssh = course.ssh(None);
+    attempt(&ssh, &[("--remote-osier", "/nonexistent")], &["cannot migrate"]);
+    attempt(&ssh, &[("--remote-criu", "/nonexistent")], &["/nonexistent"]);
+    attempt(&ssh, &[("--criu", "/nonexistent")], &["/nonexistent"]);
+    attempt(Path::new("/nonexistent"), &[], &["cannot start '/nonexistent'"]);
+    attempt(
+        &script("#!/bin/sh\necho Permission denied, please try again\n"),
+        &[],
+        &["Permission denied, please"],
+    );
+    attempt(&script("#!/bin/sh\nexit 255\n"), &[], &["cannot migrate"]);
+    attempt(&script("#!/bin/sh\nexec cat\n"), &[], &["cannot migrate"]);
+    attempt(&script("#!/bin/sh\nexec head -c 100000 /dev/urandom\n"), &[], &["cannot migrate"]);
+    course.end();
+}
+
+/// The word during which the source or the target gets a signal, and what it is.
+#[test]
+fn a_source_that_is_killed_leaves_it_running() {
+    let course = Course::new();
+    // The carrier holds on to the link at that word, so that there is a moment to do it in.
+    for (word, signal) in [
+        ("{\"Hello\"", Signal::SIGKILL),
+        ("{\"Hello\"", Signal::SIGINT),
+        ("\"Frozen\"", Signal::SIGKILL),
+        ("\"Frozen\"", Signal::SIGINT),
+        ("{\"Images\"", Signal::SIGKILL),
+    ] {
+        let ssh = course.ssh(Some(Cut { direction: "up", word, when: "pause" }));
+        let mut source = Course::command(&course.here, &course.there, &ssh)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pause = course.scratch.path().join("cut");
+        await_that(word, || pause.exists());
+        kill(Pid::from_raw(source.id().cast_signed()), signal).unwrap();
+        let status = support::machine::wait(&mut source, &|| format!("{word} {signal}"));
+        assert!(!status.success());
+        fs::remove_file(pause).unwrap();
+        await_that("the target's end", || leftovers::of(&course.there.name, &course.there.tree).is_empty());
+        course.assert_stayed();
+    }
+    let ssh = course.ssh(None);
+    assert_went(&course.migrate(&mut Course::command(&course.here, &course.there, &ssh)));
+    course.end();
+}
+
+#[test]
+fn a_target_that_is_killed_leaves_it_running_at_the_source() {
+    let course = Course::new();
+    for (direction, word) in [("down", "{\"Welcome\""), ("up", "{\"Images\""), ("down", "\"Restored\"")] {
+        let ssh = course.ssh(Some(Cut { direction, word, when: "pause" }));
+        let mut source = Course::command(&course.here, &course.there, &ssh)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pause = course.scratch.path().join("cut");
+        await_that(word, || pause.exists());
+        let target = fs::read_to_string(course.scratch.path().join("target")).unwrap();
+        let target: u32 = target.parse().unwrap();
+        kill(Pid::from_raw(target.cast_signed()), Signal::SIGKILL).unwrap();
+        await_death(target);
+        fs::remove_file(pause).unwrap();
+        let status = support::machine::wait(&mut source, &|| format!("{direction} {word}"));
+        assert!(!status.success());
+        await_that("the target's end", || leftovers::of(&course.there.name, &course.there.tree).is_empty());
+        // Half a tree of a receiver that could not remove it is under no machine's name.
+        for entry in fs::read_dir(course.scratch.path()).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(".#") {
+                fs::remove_dir_all(entry.path()).unwrap();
+            }
+        }
+        course.assert_stayed();
+    }
+    course.end();
+}
+
+#[test]
+fn two_pipes_are_a_way() {
+    let course = Course::new();
+    let [up, down] = ["up", "down"].map(|name| course.scratch.path().join(name));
+    for fifo in [&up, &down] {
+        nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    // Both ends open for both: neither open waits for the other.
+    let open = |path: &Path| fs::File::options().read(true).write(true).open(path).unwrap();
+    let (up, down) = (open(&up), open(&down));
+    let criu = std::env::var("OSIER_CRIU").map(|criu| format!("--criu={criu}")).ok();
+    let mut source = osier(["migrate", &course.here.name, "--to-pipe"]);
+    source.args(&criu).stdin(down.try_clone().unwrap()).stdout(up.try_clone().unwrap());
+    let mut target = osier(["migrate", "--from-pipe"]);
+    target.args(&criu).args([format!("--to-name={}", course.there.name)]);
+    target.arg(format!("--tree={}", course.there.tree.display()));
+    target.stdin(up).stdout(down);
+    let mut target = target.spawn().unwrap();
+    let mut source = source.spawn().unwrap();
+    let source = support::machine::wait(&mut source, &|| "the source".to_owned());
+    let target = support::machine::wait(&mut target, &|| "the target".to_owned());
+    assert!(source.success() && target.success(), "{source} {target}");
+    assert_eq!(course.assert_one().name, course.there.name);
+    course.end();
+}
