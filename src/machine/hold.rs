@@ -13,6 +13,7 @@ use nix::unistd::{Pid, setsid};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::freezer::{Freezer, Motion};
+use crate::net::{self, attire::Attire};
 use crate::sys::{Forked, close_range, exit_now, fork};
 
 /// The guardian need not do anything any more.
@@ -20,27 +21,31 @@ const STAND_DOWN: u8 = 1;
 /// How long processes may take to stop that CRIU has stopped already, or that run.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The host's ends of a machine's links, and how each was set up.
+pub type Links = Vec<(String, Attire)>;
+
 /// The hold on a machine. Dropped, it lets the machine go on.
 #[derive(Debug)]
 pub struct Hold {
     freezer: Freezer,
+    links: Links,
     guardian: Option<(Pid, OwnedFd)>,
 }
 
 impl Hold {
-    /// Prepares to hold what is in the cgroup `payload`; nothing is stopped yet.
+    /// Prepares to hold what is in the cgroup `payload` and behind `links`; nothing is stopped yet.
     ///
     /// # Errors
     /// What pipe(2) and fork(2) give; `EBUSY` for who has threads.
-    pub fn prepare(payload: &Path) -> io::Result<Self> {
+    pub fn prepare(payload: &Path, links: Links) -> io::Result<Self> {
         let (waits, holds) = pipe_with(PipeFlags::CLOEXEC)?;
         match fork()? {
             Forked::Parent(guardian) => {
-                Ok(Self { freezer: Freezer::of(payload), guardian: Some((guardian, holds)) })
+                Ok(Self { freezer: Freezer::of(payload), links, guardian: Some((guardian, holds)) })
             }
             Forked::Child => {
                 drop(holds);
-                guard(&waits, payload)
+                guard(&waits, payload, &links)
             }
         }
     }
@@ -51,6 +56,15 @@ impl Hold {
     /// As [`Freezer::ask`].
     pub fn ask(&self) -> io::Result<()> {
         self.freezer.ask(Motion::Frozen)
+    }
+
+    /// Nothing gets through its links until it goes on. The kernel would acknowledge for it what its processes never get, and
+    /// say goodbye to everybody at its end.
+    ///
+    /// # Errors
+    /// As [`net::lower`].
+    pub fn cut(&self) -> io::Result<()> {
+        self.links.iter().try_for_each(|(link, _)| net::lower(link))
     }
 
     /// Waits until everything stands still; `false` when it does not in ten seconds.
@@ -74,9 +88,10 @@ impl Hold {
     /// # Errors
     /// As [`Freezer::ask`].
     pub fn release(mut self) -> io::Result<()> {
+        let joined = join(&self.links);
         let thawed = self.freezer.ask(Motion::Running);
         self.dismiss();
-        thawed
+        thawed.and(joined)
     }
 
     /// It stays as it is, whoever dies: its end is on the way, or somebody else's to decide.
@@ -97,6 +112,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         // The guardian does it all the same when this fails.
         if let Some((guardian, holds)) = self.guardian.take() {
+            let _ = join(&self.links);
             let _ = self.freezer.ask(Motion::Running);
             drop(holds);
             let _ = waitpid(guardian, None);
@@ -104,8 +120,13 @@ impl Drop for Hold {
     }
 }
 
+/// Puts right what [`Hold::cut`] did; nothing where it did nothing.
+fn join(links: &Links) -> io::Result<()> {
+    links.iter().map(|(link, attire)| net::raise_again(link, attire)).fold(Ok(()), io::Result::and)
+}
+
 /// The guardian's life: of its parent it keeps the pipe, and ^C at the terminal is not for it.
-fn guard(waits: &OwnedFd, payload: &Path) -> ! {
+fn guard(waits: &OwnedFd, payload: &Path, links: &Links) -> ! {
     let _ = setsid();
     let kept = waits.as_raw_fd();
     if kept > 0 {
@@ -115,6 +136,7 @@ fn guard(waits: &OwnedFd, payload: &Path) -> ! {
     let mut word = [0];
     let said = rustix::io::retry_on_intr(|| rustix::io::read(waits, &mut word));
     if !matches!(said, Ok(1)) {
+        let _ = join(links);
         let _ = Freezer::of(payload).ask(Motion::Running);
     }
     exit_now(0)

@@ -59,6 +59,7 @@ pub struct Candidate<'s> {
     door: Door,
     cgroup: PathBuf,
     settings: serde_json::Value,
+    stays: bool,
     /// An flock(2) on the payload's directory: it goes with whoever holds it.
     _lock: File,
 }
@@ -94,7 +95,14 @@ impl<'s> Candidate<'s> {
         let settings = kept.and_then(|kept| serde_json::from_slice(&kept).ok()).ok_or_else(|| {
             Error::new(Kind::Failed, "its supervisor has not kept its settings").hint("boot it again")
         })?;
-        Ok(Self { store, record, checkpointable, door, cgroup, settings, _lock: lock })
+        Ok(Self { store, record, checkpointable, door, cgroup, settings, stays: false, _lock: lock })
+    }
+
+    /// It goes on here whatever comes of what was saved: nobody outside is to notice. Otherwise its links are cut from the moment
+    /// that is saved.
+    #[must_use]
+    pub fn staying(self, stays: bool) -> Self {
+        Self { stays, ..self }
     }
 
     /// Its record.
@@ -175,12 +183,14 @@ impl<'s> Candidate<'s> {
         memory: Memory,
         interrupt: &Interrupt,
     ) -> Result<Still<'_>> {
-        let hold = Hold::prepare(&self.payload()).context(|| "cannot hold it")?;
         let log = log_path(&self.record.name)?;
         // Of a link that does not carry CRIU saves routes that the kernel does not take back.
         for link in &self.record.links {
             net::raise(link).context(|| format!("cannot set the link '{link}' up"))?;
         }
+        let link = self.link()?;
+        let links = link.iter().map(|link| (link.host.clone(), link.attire.clone())).collect();
+        let hold = Hold::prepare(&self.payload(), links).context(|| "cannot hold it")?;
         let dump = self.wish(images, &log, memory, interrupt);
         let mut stopped = None;
         let mut attempt = 0;
@@ -192,7 +202,9 @@ impl<'s> Candidate<'s> {
                     Ok(())
                 }
                 // What CRIU has stopped is frozen as soon as it lets go.
-                Hook::PostDump => hold.ask(),
+                Hook::PostDump if self.stays => hold.ask(),
+                // CRIU still keeps everything from its sockets.
+                Hook::PostDump => hold.ask().and_then(|()| hold.cut()),
                 _ => Ok(()),
             });
             match dumped {
@@ -212,7 +224,22 @@ impl<'s> Candidate<'s> {
         let _ = fs::remove_file(&log);
         let (since, clocks) =
             stopped.ok_or_else(|| Error::new(Kind::Failed, "CRIU has not said when it stopped it"))?;
-        Ok(Still { candidate: self, hold, since, clocks })
+        Ok(Still { candidate: self, hold, since, clocks, link })
+    }
+
+    fn link(&self) -> Result<Option<checkpoint::Link>> {
+        let record = &self.record;
+        let Some(host) = record.links.first() else { return Ok(None) };
+        let attire = attire::read(host).context(|| format!("cannot look at the link '{host}'"))?;
+        let inside = addresses::read(record.leader).unwrap_or_default();
+        Ok(Some(checkpoint::Link {
+            host: host.clone(),
+            host_mac: None,
+            inside: "host0".to_owned(),
+            inside_mac: None,
+            addresses: inside.iter().map(ToString::to_string).collect(),
+            attire,
+        }))
     }
 
     /// What the machine's clocks show now.
@@ -263,6 +290,7 @@ pub struct Still<'c> {
     hold: Hold,
     since: Instant,
     clocks: checkpoint::Clocks,
+    link: Option<checkpoint::Link>,
 }
 
 impl Still<'_> {
@@ -294,7 +322,7 @@ impl Still<'_> {
             settings: settings.clone(),
             clocks: self.clocks,
             cgroup: cgroup.into_iter().filter(|directory| !is_visitors(&directory.path)).collect(),
-            network: self.link()?,
+            network: self.link.clone(),
             console: Some(checkpoint::Console {
                 rdev: checkpointable.console.rdev,
                 dev: checkpointable.console.dev,
@@ -307,21 +335,6 @@ impl Still<'_> {
             rounds: 0,
             files: Vec::new(),
         })
-    }
-
-    fn link(&self) -> Result<Option<checkpoint::Link>> {
-        let record = &self.candidate.record;
-        let Some(host) = record.links.first() else { return Ok(None) };
-        let attire = attire::read(host).context(|| format!("cannot look at the link '{host}'"))?;
-        let inside = addresses::read(record.leader).unwrap_or_default();
-        Ok(Some(checkpoint::Link {
-            host: host.clone(),
-            host_mac: None,
-            inside: "host0".to_owned(),
-            inside_mac: None,
-            addresses: inside.iter().map(ToString::to_string).collect(),
-            attire,
-        }))
     }
 
     /// Whether it has stood still all the time.

@@ -130,6 +130,33 @@ pub fn raise(name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets the link of this name down: nothing gets through it any more. Its IPv6 addresses go with that.
+///
+/// # Errors
+/// `ENODEV` when it is not there; `EPERM` without CAP_NET_ADMIN.
+pub fn lower(name: &str) -> io::Result<()> {
+    let mut message = with_index(index_of(name)?.ok_or(nix::errno::Errno::ENODEV)?);
+    message.header.change_mask = LinkFlags::Up;
+    Rtnl::open()?.call(Request::SetLink(message), 0)
+}
+
+/// As [`raise`], after [`lower`]: with the addresses that it had.
+///
+/// # Errors
+/// As [`raise`], and what the kernel gives for an address.
+pub fn raise_again(name: &str, attire: &Attire) -> io::Result<()> {
+    raise(name)?;
+    let index = index_of(name)?.ok_or(nix::errno::Errno::ENODEV)?;
+    let rtnl = Rtnl::open()?;
+    for (address, prefix) in &attire.addresses {
+        match rtnl.call(Request::NewAddress(address_of(index, *address, *prefix)), NLM_F_CREATE) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Whether the caller's network namespace has a link with this name.
 ///
 /// # Errors

@@ -13,7 +13,9 @@ mod mac;
 use std::fmt;
 
 pub use ifname::for_machine as host_ifname;
-pub use link::{VethGuard, adopt_veth, create_veth, delete_own, exists, loopback_up, raise};
+pub use link::{
+    VethGuard, adopt_veth, create_veth, delete_own, exists, loopback_up, lower, raise, raise_again,
+};
 pub use mac::Mac;
 
 use crate::ids::MachineId;

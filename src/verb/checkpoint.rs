@@ -49,7 +49,7 @@ fn save(
     (target, form): (&Path, Form),
     interrupt: &Interrupt,
 ) -> Result<(u64, Duration)> {
-    let candidate = candidate?;
+    let candidate = candidate?.staying(options.leave_running);
     let criu = Criu::find(options.tool.criu.as_deref())?;
     for (visitor, pid) in candidate.check()?.visitors {
         crate::error::say(format_args!(
