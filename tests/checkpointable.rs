@@ -21,50 +21,14 @@ use osier::console::pty;
 use osier::criu::{Criu, Dump, Hook, Leave, Memory, Restore};
 
 use support::machine::{Machine, enter, osier, output, stdout_of_run};
-use support::tree::{Scratch, Tree, debian};
-use support::{await_that, leftovers, tree, unique};
+use support::tree::{Layered, Tree, debian};
+use support::{await_that, leftovers, tree};
 
 const ABLE: &str = "--checkpointable";
 
 fn criu() -> Criu {
     let given = std::env::var_os("OSIER_CRIU").map(PathBuf::from);
     Criu::find(given.as_deref()).expect("a criu: start the tests with tests/run, or set OSIER_CRIU")
-}
-
-/// A tree that can be written to over one that all share. Not `--ephemeral`: CRIU needs to find the same root again.
-struct Layered {
-    scratch: Scratch,
-    name: String,
-}
-
-impl Layered {
-    fn over(lower: &Path) -> Self {
-        let layered = Self { scratch: Scratch::new(), name: unique("able") };
-        let [upper, work] = ["upper", "work"].map(|name| layered.scratch.path().join(name));
-        for directory in [&upper, &work, &layered.path()] {
-            fs::create_dir(directory).unwrap();
-        }
-        // Without an index and handles inotify watches have nothing by which to find their files again.
-        let options = format!(
-            "index=on,nfs_export=on,lowerdir={},upperdir={},workdir={}",
-            lower.display(),
-            upper.display(),
-            work.display()
-        );
-        mount(Some("overlay"), &layered.path(), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-            .unwrap();
-        layered
-    }
-
-    fn path(&self) -> PathBuf {
-        self.scratch.path().join(&self.name)
-    }
-}
-
-impl Drop for Layered {
-    fn drop(&mut self) {
-        let _ = umount2(&self.path(), MntFlags::MNT_DETACH);
-    }
 }
 
 fn boot(tree: &Path, name: &str) -> Machine {
@@ -76,9 +40,7 @@ fn boot(tree: &Path, name: &str) -> Machine {
 /// The machine ends and leaves nothing but what it ran from.
 fn end_on(machine: Machine, tree: &Layered) {
     machine.end_leaving();
-    let mut left = leftovers::of(&tree.name, &tree.path());
-    left.retain(|left| !left.starts_with("mount ") || !left.contains(" - overlay "));
-    assert_eq!(left, Vec::<String>::new());
+    tree.assert_only(&tree.name);
 }
 
 #[test]

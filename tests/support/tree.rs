@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{program, unique};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::{leftovers, program, unique};
 
 /// A directory that is removed with all that is in it.
 pub(crate) struct Scratch(PathBuf);
@@ -89,6 +91,49 @@ impl Tree {
             "find . -printf '%p %m %U %G %s %l %T@\\n' | sort; find . -type f -exec sha256sum {} + | sort";
         let output = Command::new("sh").args(["-c", listing]).current_dir(self.path()).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// A tree that can be written to over one that all share. Not `--ephemeral`: CRIU needs to find the same root again.
+pub(crate) struct Layered {
+    pub(crate) scratch: Scratch,
+    pub(crate) name: String,
+}
+
+impl Layered {
+    pub(crate) fn over(lower: &Path) -> Self {
+        let layered = Self { scratch: Scratch::new(), name: unique("able") };
+        let [upper, work] = ["upper", "work"].map(|name| layered.scratch.path().join(name));
+        for directory in [&upper, &work, &layered.path()] {
+            fs::create_dir(directory).unwrap();
+        }
+        // Without an index and handles inotify watches have nothing by which to find their files again.
+        let options = format!(
+            "index=on,nfs_export=on,lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        mount(Some("overlay"), &layered.path(), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .unwrap();
+        layered
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.scratch.path().join(&self.name)
+    }
+
+    /// Fails with the list of what there is of the machine `name` but this tree.
+    pub(crate) fn assert_only(&self, name: &str) {
+        let mut left = leftovers::of(name, &self.path());
+        left.retain(|left| !left.starts_with("mount ") || !left.contains(" - overlay "));
+        assert_eq!(left, Vec::<String>::new(), "left behind by {name}");
+    }
+}
+
+impl Drop for Layered {
+    fn drop(&mut self) {
+        let _ = umount2(&self.path(), MntFlags::MNT_DETACH);
     }
 }
 

@@ -1,0 +1,195 @@
+//! What cannot be saved or restored: an error that says why, and a machine that goes on as if nothing had been.
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::others::{await_more, counting};
+use crate::support::machine::{Machine, output, wait};
+use crate::support::tree::{Layered, Tree, of};
+use crate::support::{await_some, await_that, leftovers};
+use crate::{checkpoint, checkpointing, restoring, said, save};
+
+fn line(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned()
+}
+
+/// What is in a directory.
+fn listing(directory: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_machine_that_was_not_booted_for_it_cannot_be_saved() {
+    let tree = Tree::minimal();
+    let machine = Machine::minimal(&tree, &[]);
+    let target = tree.outside().join("saved");
+    let refused = checkpoint(tree.name(), &target, &[]);
+    let wanted =
+        format!("osier: cannot checkpoint '{}': it was not booted so that it can be saved", tree.name());
+    assert_eq!((refused.status.code(), line(&refused)), (Some(1), wanted));
+    assert!(!target.exists());
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end().0, 0);
+}
+
+/// A machine that counts, and goes on counting whatever is tried with it.
+struct Subject {
+    tree: Layered,
+    machine: Machine,
+    /// Where its checkpoints would be.
+    place: PathBuf,
+}
+
+impl Subject {
+    fn boot() -> Self {
+        let tree = Layered::over(&of("sysvinit"));
+        let machine = counting(&tree, "ct:2345:respawn:");
+        let place = tree.scratch.path().join("place");
+        fs::create_dir(&place).unwrap();
+        Self { tree, machine, place }
+    }
+
+    fn target(&self) -> PathBuf {
+        self.place.join("saved")
+    }
+
+    /// It goes on, and of the attempt there is nothing.
+    fn assert_untouched(&self, what: &str) {
+        assert_eq!(listing(&self.place), Vec::<PathBuf>::new(), "{what}");
+        assert_eq!(self.machine.show()["state"], "running", "{what}");
+        await_more(&self.tree, 3);
+    }
+
+    fn refuses(&self, what: &str, refused: &Output, why: &str) {
+        let line = line(refused);
+        assert!(refused.status.code() == Some(1) && line.contains(why), "{what}: {refused:?}");
+        self.assert_untouched(what);
+    }
+
+    fn end(self) {
+        self.machine.signal(Signal::SIGTERM);
+        assert_eq!(self.machine.end_leaving().0, 0);
+        self.tree.assert_only(&self.tree.name);
+    }
+}
+
+#[test]
+fn what_cannot_be_saved_goes_on() {
+    let subject = Subject::boot();
+    let (name, target) = (subject.tree.name.as_str(), subject.target());
+    subject.refuses("a file system without room", &in_small(&subject), "no room: it needs about");
+    let here = subject.tree.scratch.file("here", "");
+    subject.refuses("something there", &checkpoint(name, &here, &[]), "there is something of that name");
+    let none = said(&["checkpoint", "--criu=/nonexistent", &format!("--to={}", target.display()), name]);
+    subject.refuses("no criu", &none, "/nonexistent");
+    let nowhere = subject.tree.scratch.path().join("nowhere/saved");
+    subject.refuses("no directory", &checkpoint(name, &nowhere, &[]), "no such file or directory");
+    let usage = checkpoint(name, &target, &["--compress"]);
+    assert!(!usage.status.success(), "{usage:?}");
+    subject.assert_untouched("a directory, compressed");
+    subject.end();
+}
+
+/// Tries it on a file system of a few pages.
+fn in_small(subject: &Subject) -> Output {
+    let small = subject.tree.scratch.path().join("small");
+    fs::create_dir(&small).unwrap();
+    mount(Some("small"), &small, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
+    let refused = checkpoint(&subject.tree.name, &small.join("saved"), &[]);
+    let left = listing(&small);
+    umount2(&small, MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(left, Vec::<PathBuf>::new());
+    refused
+}
+
+/// Waits until the attempt is in the middle: everything has been stopped.
+fn await_middle(subject: &Subject) {
+    let events = Path::new(subject.machine.show()["cgroup"].as_str().unwrap()).join("payload/cgroup.events");
+    await_that("the machine to stand still", || {
+        fs::read_to_string(&events).is_ok_and(|text| text.contains("frozen 1"))
+    });
+}
+
+#[test]
+fn a_machine_goes_on_when_who_saves_it_is_broken_off() {
+    let subject = Subject::boot();
+    for (signal, code) in [(Signal::SIGKILL, None), (Signal::SIGINT, Some(1))] {
+        let mut command = checkpointing(&subject.tree.name, &subject.target(), &["--with-tree"]);
+        let mut child = command.spawn().unwrap();
+        await_middle(&subject);
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let status = wait(&mut child, &|| "osier checkpoint".to_owned());
+        assert_eq!(status.code(), code, "{signal}");
+        await_more(&subject.tree, 3);
+        assert!(!subject.target().exists(), "{signal}");
+    }
+    // What one that was killed leaves goes with the next.
+    assert_eq!(listing(&subject.place).len(), 0);
+    let mut child = checkpointing(&subject.tree.name, &subject.target(), &[]).spawn().unwrap();
+    let criu = await_some("criu", || of_parent(child.id()));
+    kill(criu, Signal::SIGKILL).unwrap();
+    assert_eq!(wait(&mut child, &|| "osier checkpoint".to_owned()).code(), Some(1));
+    subject.assert_untouched("criu killed");
+    subject.end();
+}
+
+/// The child of a process that is criu.
+fn of_parent(parent: u32) -> Option<Pid> {
+    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    let mut children = list.split_whitespace();
+    let criu = children.find(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.windows(5).any(|part| part == b"swrk\0"))
+    });
+    Some(Pid::from_raw(criu?.parse().unwrap()))
+}
+
+#[test]
+fn a_checkpoint_that_is_not_whole_is_not_used() {
+    let subject = Subject::boot();
+    let Subject { tree, machine, .. } = subject;
+    let file = tree.scratch.path().join("saved.osier");
+    save(&tree.name, &file, &[]);
+    assert_eq!(machine.end_leaving().0, 0);
+    let whole = fs::read(&file).unwrap();
+    let bad = tree.scratch.path().join("bad.osier");
+    let refuse = |what: &str, options: &[&str], why: &str| {
+        let start = Instant::now();
+        let refused = output(&mut restoring(&bad, options));
+        let line = line(&refused);
+        let begin = format!("osier: cannot restore from '{}': ", bad.display());
+        assert_eq!(refused.status.code(), Some(125), "{what}: {line}");
+        assert!(line.starts_with(&begin) && line.contains(why), "{what}: {line}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        tree.assert_only(&tree.name);
+    };
+    fs::write(&bad, &whole[..whole.len() / 2]).unwrap();
+    refuse("cut", &[], "it ends after");
+    fs::write(&bad, &whole).unwrap();
+    let mut altered = fs::OpenOptions::new().write(true).open(&bad).unwrap();
+    altered.seek(SeekFrom::Start(whole.len() as u64 / 2)).unwrap();
+    altered.write_all(b"what was never there").unwrap();
+    refuse("altered", &[], "");
+    fs::write(&bad, "something else\n").unwrap();
+    refuse("foreign", &[], "");
+    fs::remove_file(&bad).unwrap();
+    refuse("missing", &[], "");
+    fs::write(&bad, &whole).unwrap();
+    refuse("no tree", &["--tree=/nonexistent"], "/nonexistent");
+    assert_eq!(leftovers::of("nonexistent", Path::new("/nonexistent")), Vec::<String>::new());
+    // None of this has done it any harm.
+    let machine = Machine::spawn(restoring(&file, &[]), &tree.name, &tree.path());
+    await_more(&tree, 3);
+    machine.signal(Signal::SIGTERM);
+    assert_eq!(machine.end_leaving().0, 0);
+    tree.assert_only(&tree.name);
+}
