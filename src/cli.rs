@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use checkpoint::{Checkpoint, Content, Restore, Tool};
+pub use checkpoint::{Checkpoint, Content, ImagePrewarm, Restore, Source, Tool};
 pub use console::{Attach, Enable, Logs, Start};
 pub use image::{ImageClone, ImageExport, ImageImport};
 pub use launch::{Invocation, Limits, MachineOptions};
@@ -115,14 +115,14 @@ pub enum Verb {
 /// `osier boot`.
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "osier boot [OPTIONS] NAME|PATH [-- INIT-ARGS...]",
+    override_usage = "osier boot [OPTIONS] NAME|PATH [-- INIT-ARGS...]\n       osier boot [OPTIONS] --from CHECKPOINT --machine NAME",
     after_help = "Escapes on the console, within one second:\n  \
     ^]^]^]  end the machine   ^]^]p  power off   ^]^]r  reboot   ^]^]d  detach, the machine goes on"
 )]
 pub struct Boot {
-    /// Tree to boot: a name in the image search path, or a path (with a `/` in it)
-    #[arg(value_name = "NAME|PATH")]
-    pub tree: OsString,
+    /// What of.
+    #[command(flatten)]
+    pub source: Source,
     /// Arguments for the init
     #[arg(last = true, value_name = "INIT-ARGS")]
     pub arguments: Vec<OsString>,
@@ -159,6 +159,8 @@ pub enum Image {
     Build(ImageBuild),
     /// Make an image that is a copy of another
     Clone(ImageClone),
+    /// Boot an image once and save it, for `osier boot --from`
+    Prewarm(ImagePrewarm),
     /// Write an image into an archive
     Export(ImageExport),
     /// Make an image of what an archive holds
@@ -203,7 +205,7 @@ mod tests {
         for line in ["osier boot --clock-boottime=-5s web", "osier boot --clock-boottime -5s web"] {
             let Verb::Boot(boot) = parse(line) else { panic!("not boot") };
             assert_eq!(boot.options.clocks.clock_boottime.as_deref(), Some("-5s"));
-            assert_eq!(boot.tree, "web");
+            assert_eq!(boot.source.tree.as_deref(), Some("web".as_ref()));
         }
     }
 
@@ -225,7 +227,7 @@ mod tests {
         assert_eq!(boot.options.files.bind, ["/a", "/b:/c"]);
         assert_eq!(boot.options.process.setenv, ["A=1", "B"]);
         assert_eq!(boot.options.cgroup.property, ["X=1"]);
-        assert_eq!(boot.tree, "web");
+        assert_eq!(boot.source.tree.as_deref(), Some("web".as_ref()));
     }
 
     #[test]

@@ -241,6 +241,7 @@ impl Saved {
             external: vec![self.terminal.clone(), "mnt[/dev/console]:console".to_owned()],
             cgroup_root: Some(in_cgroup2(&self.payload)),
             ghost_limit: 128 << 20,
+            watched: Vec::new(),
             memory: Memory::Whole,
             interrupt: None,
         };

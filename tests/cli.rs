@@ -147,7 +147,7 @@ fn the_units_command_line_parses() {
     let line = value("ExecStart").replace("%i", "web");
     let cli = Cli::try_parse_from(line.split(' ')).unwrap();
     let Verb::Boot(boot) = cli.verb else { panic!("not boot: {line}") };
-    assert_eq!(boot.tree, "web");
+    assert_eq!(boot.source.tree.as_deref(), Some("web".as_ref()));
     assert_eq!(boot.options.identity.machine.as_deref(), Some("web"));
     assert!(boot.options.cgroup.keep_unit, "the unit is the machine's");
     assert_eq!(boot.options.process.notify_ready.as_deref(), Some("auto"));

@@ -174,6 +174,7 @@ impl Subject {
             cgroup_root: None,
             external: Vec::new(),
             ghost_limit: 1 << 20,
+            watched: Vec::new(),
             memory: Memory::Whole,
             interrupt: None,
         }

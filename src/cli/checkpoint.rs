@@ -1,5 +1,6 @@
 //! The options of `checkpoint`, `restore` and `migrate`: a machine saved, and going on elsewhere.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -71,4 +72,35 @@ pub struct Tool {
     /// Print nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// What `osier boot` makes a machine of.
+#[derive(Debug, Args)]
+pub struct Source {
+    /// Tree to boot: a name in the image search path, or a path (with a `/` in it)
+    #[arg(value_name = "NAME|PATH", required_unless_present = "from", conflicts_with = "from")]
+    pub tree: Option<OsString>,
+    /// Go on from a machine that has booted, as another one: what `osier image prewarm` made, by name, or any checkpoint
+    #[arg(long, value_name = "CHECKPOINT", requires = "machine")]
+    pub from: Option<PathBuf>,
+    /// With --from, CRIU's program [default: criu in PATH]
+    #[arg(long, value_name = "PATH", requires = "from")]
+    pub criu: Option<PathBuf>,
+}
+
+/// `osier image prewarm`.
+#[derive(Debug, Args)]
+pub struct ImagePrewarm {
+    /// Image to boot: a name in the image search path, or a path (with a `/` in it); it is not changed
+    #[arg(value_name = "NAME|PATH")]
+    pub image: OsString,
+    /// Where to: a new directory [default: /var/lib/osier/prewarmed/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Longest wait until it is ready [default: 5min]
+    #[arg(long, value_name = "DURATION|infinity")]
+    pub timeout: Option<String>,
+    /// What does it.
+    #[command(flatten)]
+    pub tool: Tool,
 }

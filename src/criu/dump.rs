@@ -38,6 +38,9 @@ pub struct Dump<'a> {
     pub cgroup_root: Option<String>,
     /// The largest deleted file that goes into the images, in bytes.
     pub ghost_limit: u32,
+    /// `--irmap-scan-path`: directories in which inotify(7) watches are looked up, which are saved by path then. Where there are
+    /// none they are saved by the handle of a file of this very tree.
+    pub watched: Vec<String>,
     /// Which pages.
     pub memory: Memory,
     /// What was said to stop by, if anything.
@@ -173,6 +176,8 @@ fn options(dump: &Dump<'_>, lock: Lock, base: Options) -> Options {
         external: dump.external.clone(),
         cg_root: cgroup_root(dump.cgroup_root.as_deref()),
         ghost_limit: Some(dump.ghost_limit),
+        force_irmap: (!dump.watched.is_empty()).then_some(true),
+        irmap_scan_paths: dump.watched.clone(),
         track_mem: track,
         network_lock: Some(lock as i32),
         parent_img: parent,

@@ -63,6 +63,8 @@ pub(super) struct Options {
     pub(super) work_dir_fd: Option<i32>,
     #[prost(bool, optional, tag = "18")]
     pub(super) link_remap: Option<bool>,
+    #[prost(bool, optional, tag = "21")]
+    pub(super) force_irmap: Option<bool>,
     #[prost(message, repeated, tag = "25")]
     pub(super) cg_root: Vec<CgroupRoot>,
     #[prost(bool, optional, tag = "26")]
@@ -73,6 +75,8 @@ pub(super) struct Options {
     pub(super) manage_cgroups_mode: Option<i32>,
     #[prost(uint32, optional, tag = "35")]
     pub(super) ghost_limit: Option<u32>,
+    #[prost(string, repeated, tag = "36")]
+    pub(super) irmap_scan_paths: Vec<String>,
     #[prost(string, repeated, tag = "37")]
     pub(super) external: Vec<String>,
     #[prost(string, optional, tag = "44")]

@@ -1,6 +1,7 @@
 //! From a launch plan to a running machine: the whole sequence is [`launch`], or [`revive`] for one that goes on from a checkpoint.
 
 mod handshake;
+mod identity;
 mod keeper;
 mod leader;
 mod onward;
@@ -21,7 +22,7 @@ use crate::spec::Checkpoints;
 use crate::sys::{Forked, fork};
 pub use onward::Onward;
 use outer::Given;
-pub use revive::{Revival, revive};
+pub use revive::{Identity, Revival, revive};
 use watch::{Outer, Watch};
 
 /// Boots what `plan` says. What the machine has is in the result, or given back when anything fails; name and tree stay

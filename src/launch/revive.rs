@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use super::identity;
 use super::keeper::Keeper;
 use super::onward::Onward;
 use super::supervisor;
@@ -40,7 +41,7 @@ use crate::mount::{live, root};
 use crate::net::{self, attire::Attire};
 use crate::notify;
 use crate::plan::{CgroupPlan, LaunchPlan, NOTIFY_SOCKET, NetworkPlan};
-use crate::spec::Ready;
+use crate::spec::{Checkpoints, Ready};
 
 /// How long the link of a machine of the same name may take to go: the kernel takes its network namespace apart a while after
 /// its last process.
@@ -62,8 +63,19 @@ pub struct Revival<'a> {
     pub cgroup: Vec<Directory>,
     /// What the host had made of its end of the link.
     pub attire: Attire,
+    /// Who it is is who it was, or who the plan says.
+    pub identity: Identity,
     /// Asked when everything is there and nothing has run yet; a refusal ends it without a trace.
     pub go: Box<dyn FnMut() -> Result<()> + 'a>,
+}
+
+/// Who a machine is that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// The one that was saved.
+    Kept,
+    /// Another one, of which there may be several.
+    Anew,
 }
 
 /// Brings back what `revival` says as the machine of `plan`. What it has is in the result, or given back when anything fails; name
@@ -240,6 +252,9 @@ impl Arrival<'_, '_> {
         let Some(running) = &mut self.running else {
             return Err(Error::new(Kind::Failed, "CRIU has not said which process is the first"));
         };
+        if self.revival.identity == Identity::Anew {
+            identity::give(self.plan, running.leader.pidfd())?;
+        }
         if let Some(Place { cgroup, scope }) = self.place.take() {
             running.cgroup = Some(cgroup);
             if let Some((unit, keeper)) = scope {
@@ -250,7 +265,8 @@ impl Arrival<'_, '_> {
         }
         if let Some(Pty { master, .. }) = self.pty.take() {
             let console = pty::identity(&master).context(|| "cannot look at a terminal")?;
-            running.checkpointable = Some(Checkpointable { console });
+            let possible = self.plan.checkpoints == Checkpoints::Possible;
+            running.checkpointable = possible.then_some(Checkpointable { console });
             self.attachment.connect(master).context(|| "cannot serve the console")?;
         }
         let socket = listen(running).context(|| format!("cannot listen on {NOTIFY_SOCKET}"))?;

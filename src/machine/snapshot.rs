@@ -39,6 +39,8 @@ const CLEANUP: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 5;
 /// How long after each time.
 const PACE: Duration = Duration::from_millis(100);
+/// Where in a tree what is watched is looked for.
+const WATCHED: [&str; 4] = ["/etc", "/usr", "/var", "/opt"];
 /// So many culprits are named.
 const NAMED: usize = 3;
 
@@ -60,6 +62,7 @@ pub struct Candidate<'s> {
     cgroup: PathBuf,
     settings: serde_json::Value,
     stays: bool,
+    watched: &'static [&'static str],
     /// An flock(2) on the payload's directory: it goes with whoever holds it.
     _lock: File,
 }
@@ -95,7 +98,17 @@ impl<'s> Candidate<'s> {
         let settings = kept.and_then(|kept| serde_json::from_slice(&kept).ok()).ok_or_else(|| {
             Error::new(Kind::Failed, "its supervisor has not kept its settings").hint("boot it again")
         })?;
-        Ok(Self { store, record, checkpointable, door, cgroup, settings, stays: false, _lock: lock })
+        Ok(Self {
+            store,
+            record,
+            checkpointable,
+            door,
+            cgroup,
+            settings,
+            stays: false,
+            watched: &[],
+            _lock: lock,
+        })
     }
 
     /// It goes on here whatever comes of what was saved: nobody outside is to notice. Otherwise its links are cut from the moment
@@ -103,6 +116,12 @@ impl<'s> Candidate<'s> {
     #[must_use]
     pub fn staying(self, stays: bool) -> Self {
         Self { stays, ..self }
+    }
+
+    /// It is to go on from a copy of its tree: what is watched in it is saved by path.
+    #[must_use]
+    pub fn from_a_copy(self) -> Self {
+        Self { watched: &WATCHED, ..self }
     }
 
     /// Its record.
@@ -167,6 +186,7 @@ impl<'s> Candidate<'s> {
             external: vec![console_key(self.checkpointable.console), format!("mnt[/dev/console]:{CONSOLE}")],
             cgroup_root: cgroup_root(&self.payload()),
             ghost_limit: GHOST,
+            watched: self.watched.iter().map(ToString::to_string).collect(),
             memory,
             interrupt: Some(interrupt),
         }

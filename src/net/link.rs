@@ -157,6 +157,19 @@ pub fn raise_again(name: &str, attire: &Attire) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the link of this name in the caller's network namespace its MAC address, where there is one.
+///
+/// # Errors
+/// `ENODEV` when it is not there; `EPERM` without CAP_NET_ADMIN.
+pub fn set_address(of: &LinkEnd) -> io::Result<()> {
+    let rtnl = Rtnl::open()?;
+    let mut message = with_name(&of.name);
+    let attributes = end(of).attributes.into_iter();
+    let address = attributes.filter(|attribute| matches!(attribute, LinkAttribute::Address(_)));
+    message.attributes.extend(address);
+    rtnl.call(Request::SetLink(message), 0)
+}
+
 /// Whether the caller's network namespace has a link with this name.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ use std::fmt;
 pub use ifname::for_machine as host_ifname;
 pub use link::{
     VethGuard, adopt_veth, create_veth, delete_own, exists, loopback_up, lower, raise, raise_again,
+    set_address,
 };
 pub use mac::Mac;
 

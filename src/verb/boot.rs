@@ -4,7 +4,7 @@ use crate::cli::Boot;
 use crate::error::{Error, Kind, Result};
 use crate::image::{FoundInit, Image, NoInit, Tree};
 
-use super::{lifetime, said};
+use super::{lifetime, prewarmed, said};
 
 /// `osier boot`: the exit code to leave with.
 ///
@@ -12,8 +12,13 @@ use super::{lifetime, said};
 /// Whatever keeps the machine from running.
 pub fn execute(options: &Boot) -> Result<u8> {
     let settings = said::settings(&options.options, &options.arguments);
-    let what = format!("cannot boot '{}'", options.tree.display());
-    lifetime::live(&options.tree, &settings, &options.options.invocation, |image, tree| {
+    let tree = match (&options.source.from, &options.source.tree) {
+        (Some(from), _) => return prewarmed::boot(options, from, &settings),
+        (None, Some(tree)) => tree,
+        (None, None) => return Err(Error::usage("no tree to boot")),
+    };
+    let what = format!("cannot boot '{}'", tree.display());
+    lifetime::live(tree, &settings, &options.options.invocation, |image, tree| {
         find_init(image, tree).map(Some)
     })
     .map_err(|error| error.within(what))

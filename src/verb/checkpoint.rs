@@ -29,12 +29,33 @@ const DIRECTORY: &str = "/var/lib/osier/checkpoints";
 /// # Errors
 /// When it is not there, cannot be saved, or there is no room; it goes on as if nothing had been.
 pub fn execute(options: &Checkpoint, store: &Store) -> Result<()> {
+    make(options, store, Tree::Itself)
+}
+
+/// What a machine is to go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tree {
+    /// The tree in which it ran.
+    Itself,
+    /// A copy of that.
+    Copy,
+}
+
+/// As [`execute`], of a machine that is to go on from `tree`.
+///
+/// # Errors
+/// As [`execute`].
+pub(super) fn make(options: &Checkpoint, store: &Store, tree: Tree) -> Result<()> {
     let name = &options.name;
     let record = store.read(name).ok_or_else(|| unknown(store, name))?;
     may(&record, "checkpoint")?;
     let (target, form) = target(options)?;
     let interrupt = Interrupt::watch().context(|| "cannot catch signals")?;
-    let saved = save(options, Candidate::open(store, record), (&target, form), &interrupt);
+    let candidate = Candidate::open(store, record).map(|candidate| match tree {
+        Tree::Itself => candidate,
+        Tree::Copy => candidate.from_a_copy(),
+    });
+    let saved = save(options, candidate, (&target, form), &interrupt);
     let (size, stood) = saved.map_err(|error| error.within(format!("cannot checkpoint '{name}'")))?;
     if options.tool.quiet {
         return Ok(());

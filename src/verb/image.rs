@@ -1,9 +1,10 @@
 //! `osier image …`; here, build: a recipe becomes a tree, with a display of how far it is.
 
 pub(super) mod carried;
-mod clone;
+pub(super) mod clone;
 mod export;
 mod import;
+mod prewarm;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -14,17 +15,19 @@ use crate::cli;
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, BuildError, Built, LookupError, MACHINES, Progress, Recipe, RecipeError};
 
-/// `osier image …`.
+/// `osier image …`: the exit code to leave with.
 ///
 /// # Errors
 /// Whatever keeps the image from being made.
-pub fn execute(options: &cli::Image) -> Result<()> {
+pub fn execute(options: &cli::Image) -> Result<u8> {
     match options {
+        cli::Image::Prewarm(options) => return prewarm::execute(options),
         cli::Image::Build(options) => build(&options.recipe.to_string_lossy(), options.to.as_deref()),
         cli::Image::Clone(options) => clone::execute(options),
         cli::Image::Export(options) => export::execute(options),
         cli::Image::Import(options) => import::execute(options),
-    }
+    }?;
+    Ok(0)
 }
 
 /// Builds the recipe that `recipe` names (a name, or the path of a TOML file) as the tree `to`, or else under

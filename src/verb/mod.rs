@@ -23,6 +23,7 @@ pub mod logs;
 mod may;
 pub mod migrate;
 mod opened;
+mod prewarmed;
 pub mod restore;
 pub mod run;
 mod said;
@@ -89,7 +90,7 @@ pub fn execute(verb: &Verb) -> Result<u8> {
         Verb::Restore(options) => return restore::execute(options),
         Verb::Migrate(options) => return migrate::execute(options, &Store::default()),
         Verb::Check(options) => return check::execute(options, &Store::default()),
-        Verb::Image(options) => image::execute(options),
+        Verb::Image(options) => return image::execute(options),
         Verb::Completions(options) => completions::execute(options),
     }?;
     Ok(0)

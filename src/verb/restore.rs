@@ -17,7 +17,7 @@ use crate::criu::Criu;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::{self, FreshError, archive};
 use crate::interrupt::Interrupt;
-use crate::launch::{Onward, Revival};
+use crate::launch::{Identity, Onward, Revival};
 use crate::machine::snapshot::log_path;
 use crate::settings::{Setting, Settings};
 
@@ -45,6 +45,7 @@ fn restore(options: &Restore) -> Result<u8> {
         clock: &options.clock,
         console: options.console.as_deref().or(options.background.then_some("passive")),
         quiet: options.tool.quiet,
+        anew: None,
     };
     let made = tree(options, manifest, &unpacked, &interrupt)?;
     drop(interrupt);
@@ -59,22 +60,28 @@ fn restore(options: &Restore) -> Result<u8> {
                 start::hear(starter).and_then(|()| settled())
             });
         }
-        in_foreground(wanted, company, sources)
+        // On a terminal it is a child that has settled.
+        in_foreground(wanted, company, sources).and_then(|code| settled().map(|()| code))
     })
 }
 
 /// A tree that was made of the checkpoint's. It goes with a restore that fails.
-struct Made {
+pub(super) struct Made {
     path: PathBuf,
     kept: Cell<bool>,
 }
 
 impl Made {
-    fn path(&self) -> &Path {
+    /// One at `path`, until it is said to be kept.
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { path, kept: Cell::new(false) }
+    }
+
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn keep(&self) {
+    pub(super) fn keep(&self) {
         self.kept.set(true);
     }
 }
@@ -88,7 +95,7 @@ impl Drop for Made {
 }
 
 /// The tree that the machine goes on with, where it has to be made. One that is there has to be as it was.
-fn tree(
+pub(super) fn tree(
     options: &Restore,
     manifest: &Manifest,
     unpacked: &Unpacked,
@@ -113,11 +120,11 @@ fn tree(
             .hint("--name gives the machine another name, --tree names a place or a tree that is there"),
         FreshError::Content(error) => carried::not_archived(&error).within("cannot unpack its tree"),
     })?;
-    Ok(Some(Made { path, kept: Cell::new(false) }))
+    Ok(Some(Made::at(path)))
 }
 
 /// Refuses a tree that has changed since: what runs in memory is of what was there.
-fn as_it_was(tree: &Path, unpacked: &Unpacked, interrupt: &Interrupt) -> Result<()> {
+pub(super) fn as_it_was(tree: &Path, unpacked: &Unpacked, interrupt: &Interrupt) -> Result<()> {
     let Some(then) = unpacked.listing()? else { return Ok(()) };
     let what = || format!("cannot use '{}'", tree.display());
     if !tree.exists() {
@@ -147,6 +154,8 @@ pub(super) struct Wish<'a> {
     pub(super) console: Option<&'a str>,
     /// Nothing is said of it but errors.
     pub(super) quiet: bool,
+    /// What it was booted with is not to be kept altogether: it is another machine, with these settings.
+    pub(super) anew: Option<&'a Settings>,
 }
 
 /// Has `run` run the machine of a checkpoint.
@@ -160,7 +169,10 @@ pub(super) fn with(
     go: Box<dyn FnMut() -> Result<()> + '_>,
     run: impl FnOnce(Wanted, Company<'_>, &Sources<'_>) -> Result<u8>,
 ) -> Result<u8> {
-    let settings = settings(wish, manifest)?;
+    let settings = match wish.anew {
+        Some(settings) => settings.clone(),
+        None => settings(wish, manifest)?,
+    };
     let tree = wish.tree.unwrap_or(&manifest.tree.path);
     let invocation = Invocation { dry_run: false, quiet: wish.quiet, settings: Some("no".to_owned()) };
     let sources = Sources::find(tree.as_os_str(), &settings, &invocation)?;
@@ -183,6 +195,7 @@ pub(super) fn with(
         console: pty::Identity { rdev: console.rdev, dev: console.dev },
         cgroup: manifest.cgroup.clone(),
         attire: manifest.network.as_ref().map(|link| link.attire.clone()).unwrap_or_default(),
+        identity: if wish.anew.is_some() { Identity::Anew } else { Identity::Kept },
         go,
     };
     run(wanted, Company { revival: Some(revival), ..Company::default() }, &sources)
@@ -198,10 +211,15 @@ pub(super) fn suits(there: &HostMark) -> Result<()> {
     }
 }
 
+/// What the machine of a checkpoint was booted with.
+pub(super) fn booted_with(manifest: &Manifest) -> Result<Settings> {
+    serde_json::from_value(manifest.settings.clone())
+        .map_err(|error| Error::new(Kind::Failed, "its settings are not understood").because(error))
+}
+
 /// What the machine was booted with, but for what was said otherwise.
 fn settings(wish: &Wish<'_>, manifest: &Manifest) -> Result<Settings> {
-    let settings: Settings = serde_json::from_value(manifest.settings.clone())
-        .map_err(|error| Error::new(Kind::Failed, "its settings are not understood").because(error))?;
+    let settings = booted_with(manifest)?;
     Ok(Settings {
         machine: Some(Setting::flag("--name", wish.name.unwrap_or(&manifest.machine.name))),
         uuid: manifest.machine.id.map(|id| Setting::flag("--uuid", id.to_string())),

@@ -26,7 +26,7 @@ pub(super) struct Source {
 
 impl Source {
     /// Takes the image that `argument` names.
-    pub(super) fn take(argument: &OsStr) -> Result<Self> {
+    pub(in crate::verb) fn take(argument: &OsStr) -> Result<Self> {
         let image = image::find(&argument.to_string_lossy()).map_err(|error| super::no_image(&error))?;
         let what = || format!("cannot read '{}'", image.path.display());
         let lock = TreeLock::take(&image.path, Access::Shared).context(what)?.ok_or_else(|| {

@@ -6,9 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::carried::{Follower, Source, no_place, target};
 use crate::cli::ImageClone;
+use crate::clock::state::State;
 use crate::error::{Context, Error, Result, reason};
 use crate::image::{self, FreshError};
 use crate::interrupt::Interrupt;
@@ -34,21 +36,7 @@ fn clone(options: &ImageClone) -> Result<()> {
     let source = Source::take(&options.source)?;
     let clocks = options.along.with_clocks.then(|| source.clocks()).transpose()?;
     let interrupt = Interrupt::watch().context(|| "cannot watch for signals")?;
-    umask(Mode::empty());
-    raise_descriptors();
-    let mut follower = Follower::new(&interrupt, options.along.quiet);
-    let made = image::make(&to, &interrupt, |tree| {
-        // The copy is made under a name that nothing has.
-        let removed = fs::remove_dir(tree);
-        removed.map_err(|error| CopyError { source: source.path.clone(), cause: error.into() })?;
-        transfer::copy((Place::Host, &source.path), (Place::Host, tree), POLICY, &mut follower)?;
-        Ok(clocks)
-    });
-    drop(follower);
-    let path = made.map_err(|error| match error {
-        FreshError::Place(error) => no_place(&error),
-        FreshError::Content(error) => not_copied(&source.path, &error),
-    })?;
+    let path = copy_tree((&source.path, clocks), &to, &interrupt, options.along.quiet)?;
     for (from, to) in settings_files(&source, &path) {
         if let Err(error) = copy_settings(&from, &to) {
             let from = from.display();
@@ -57,6 +45,37 @@ fn clone(options: &ImageClone) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the tree `to`, a copy of another, which nobody writes to meanwhile; its machine's clocks are to go on from what is given.
+/// Gives its path, absolute.
+///
+/// # Errors
+/// Whatever keeps it from being made; nothing is left of it then.
+pub(in crate::verb) fn copy_tree(
+    (from, clocks): (&Path, Option<State>),
+    to: &Path,
+    interrupt: &Interrupt,
+    quiet: bool,
+) -> Result<PathBuf> {
+    let (mask, descriptors) = (umask(Mode::empty()), getrlimit(Resource::Nofile));
+    raise_descriptors();
+    let mut follower = Follower::new(interrupt, quiet);
+    let made = image::make(to, interrupt, |tree| {
+        // The copy is made under a name that nothing has.
+        let removed = fs::remove_dir(tree);
+        removed.map_err(|error| CopyError { source: from.to_owned(), cause: error.into() })?;
+        transfer::copy((Place::Host, from), (Place::Host, tree), POLICY, &mut follower)?;
+        Ok(clocks)
+    });
+    drop(follower);
+    // A machine may be started next.
+    umask(mask);
+    let _ = setrlimit(Resource::Nofile, descriptors);
+    made.map_err(|error| match error {
+        FreshError::Place(error) => no_place(&error),
+        FreshError::Content(error) => not_copied(from, &error),
+    })
 }
 
 fn not_copied(tree: &Path, error: &CopyError) -> Error {

@@ -267,6 +267,7 @@ impl Ready {
             clock: &options.clock,
             console: Some("passive"),
             quiet: true,
+            anew: None,
         };
         let go = move || hold(&theirs);
         let entry = self.entry;
