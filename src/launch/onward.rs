@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 /// What they show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Onward {
-    /// What they showed when it was saved: time stood still.
+    /// What they showed when it stood still.
     Continue,
     /// That and the time in between, by the time of day; here, nanoseconds since the epoch, when it was saved.
     Elapsed(u64),
@@ -21,16 +21,17 @@ pub enum Onward {
 }
 
 impl Onward {
-    /// Has the images say so. What they say is what is shown inside, whichever time namespace CRIU runs in.
+    /// Has the images say so. What they say is what is shown inside, whichever time namespace CRIU runs in. What CRIU has put there
+    /// it read when it had dumped everything else; the machine stood still from `saved` on.
     ///
     /// # Errors
     /// [`Kind::Usage`] for clocks that would run backwards or overflow; what reading and writing the images gives.
-    pub(super) fn write(self, images: &Path) -> Result<()> {
+    pub(super) fn write(self, saved: Clocks, images: &Path) -> Result<()> {
         let cannot = || "cannot set the machine's clocks";
-        let Some(saved) = Clocks::read(images).context(cannot)? else { return Ok(()) };
+        let Some(late) = Clocks::read(images).context(cannot)? else { return Ok(()) };
         let now = Now::read().context(cannot)?;
         let shown = self.shown(saved, &now)?;
-        if shown == saved { Ok(()) } else { shown.write(images).context(cannot) }
+        if shown == late { Ok(()) } else { shown.write(images).context(cannot) }
     }
 
     /// What the machine's clocks are to show.

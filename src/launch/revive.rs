@@ -30,6 +30,7 @@ use crate::cgroup::tree::{self, Directory};
 use crate::checkpoint::{Unpacked, Working};
 use crate::clock::Offsets;
 use crate::console::pty::{self, Pty};
+use crate::criu::images::Clocks;
 use crate::criu::{Criu, Hook, Restore};
 use crate::error::{Context, Error, Kind, Result};
 use crate::machine::record::Checkpointable;
@@ -55,8 +56,10 @@ pub struct Revival<'a> {
     pub checkpoint: Unpacked,
     /// Where CRIU's log goes; its directory is there. It stays when CRIU fails.
     pub log: PathBuf,
-    /// What its clocks are to show.
-    pub clocks: Onward,
+    /// What its clocks showed when it stood still.
+    pub clocks: Clocks,
+    /// What they are to show.
+    pub onward: Onward,
     /// The console that it was saved with.
     pub console: pty::Identity,
     /// Its cgroups, from the payload's down.
@@ -91,7 +94,7 @@ pub fn revive(
     signals: &mut Signals,
 ) -> Result<Running> {
     let working = Working::of(&revival.checkpoint.images()).context(|| "cannot look at the images")?;
-    revival.clocks.write(working.path())?;
+    revival.onward.write(revival.clocks, working.path())?;
     let (pty, slave) = open_console().context(|| "cannot make a terminal")?;
     let place = Place::make(plan, tenure)?;
     let payload = place.cgroup.payload();

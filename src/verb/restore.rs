@@ -14,6 +14,7 @@ use crate::checkpoint::{Checkpoint, HostMark, Manifest, Unpacked, Weight};
 use crate::cli::{Invocation, Restore};
 use crate::console::pty;
 use crate::criu::Criu;
+use crate::criu::images::Clocks;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::{self, FreshError, archive};
 use crate::interrupt::Interrupt;
@@ -187,7 +188,11 @@ pub(super) fn with(
         criu,
         checkpoint: unpacked,
         log: log_path(wanted.spec.name.as_str())?,
-        clocks: match wish.clock {
+        clocks: Clocks {
+            monotonic: i64::try_from(manifest.clocks.monotonic_ns).unwrap_or(i64::MAX),
+            boottime: i64::try_from(manifest.clocks.boottime_ns).unwrap_or(i64::MAX),
+        },
+        onward: match wish.clock {
             "elapsed" => Onward::Elapsed(manifest.clocks.realtime_ns),
             "host" => Onward::Host,
             _ => Onward::Continue,
