@@ -52,8 +52,9 @@ pub(super) fn make(options: &Checkpoint, store: &Store, tree: Tree) -> Result<()
     let (target, form) = target(options)?;
     let interrupt = Interrupt::watch().context(|| "cannot catch signals")?;
     let candidate = Candidate::open(store, record).map(|candidate| match tree {
-        Tree::Itself => candidate,
-        Tree::Copy => candidate.from_a_copy(),
+        // A tree that is taken along is made anew somewhere.
+        Tree::Itself if !options.content.with_tree => candidate,
+        Tree::Itself | Tree::Copy => candidate.from_a_copy(),
     });
     let saved = save(options, candidate, (&target, form), &interrupt);
     let (size, stood) = saved.map_err(|error| error.within(format!("cannot checkpoint '{name}'")))?;

@@ -54,7 +54,7 @@ pub(super) fn send(name: &str, options: &Migrate, store: &Store) -> Result<()> {
     let carrier = Carrier::of(options)?;
     let interrupt = Interrupt::watch().context(|| "cannot catch signals")?;
     let criu = Criu::find(options.tool.criu.as_deref())?;
-    let candidate = Candidate::open(store, record)?;
+    let candidate = Candidate::open(store, record)?.from_a_copy();
     candidate.check()?;
     if options.precopy.is_some() && !criu.features().context(|| "cannot ask CRIU")?.dirty_pages {
         return Err(Error::new(Kind::Unsupported, "--precopy")
