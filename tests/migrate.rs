@@ -1,5 +1,5 @@
 //! `osier migrate` on one host: a machine goes on under another name and from another tree, and whatever breaks on the way, it
-//! runs on exactly one side and nothing of it is left on the other. tests/hosts.rs has two hosts.
+//! runs on exactly one side and nothing of it is left on the other. tests/between_hosts.rs has two hosts.
 //!
 //! Needs root and a criu: `OSIER_CRIU`, or one in PATH.
 #![expect(
