@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -155,6 +155,16 @@ impl Course {
             }
             ended
         })
+    }
+
+    /// Begins it, and comes back when this word is about to be carried: the source, and the file that holds it up.
+    fn paused(&self, direction: &'static str, word: &'static str) -> (Child, PathBuf) {
+        let ssh = self.ssh(Some(Cut { direction, word, when: "pause" }));
+        let mut command = Self::command(&self.here, &self.there, &ssh);
+        let source = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pause = self.scratch.path().join("cut");
+        await_that(word, || pause.exists());
+        (source, pause)
     }
 
     fn sides(&self) -> [&Side; 2] {
@@ -388,14 +398,7 @@ fn a_source_that_is_killed_leaves_it_running() {
         ("\"Frozen\"", Signal::SIGINT),
         ("{\"Images\"", Signal::SIGKILL),
     ] {
-        let ssh = course.ssh(Some(Cut { direction: "up", word, when: "pause" }));
-        let mut source = Course::command(&course.here, &course.there, &ssh)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pause = course.scratch.path().join("cut");
-        await_that(word, || pause.exists());
+        let (mut source, pause) = course.paused("up", word);
         kill(Pid::from_raw(source.id().cast_signed()), signal).unwrap();
         let status = support::machine::wait(&mut source, &|| format!("{word} {signal}"));
         assert!(!status.success());
@@ -408,18 +411,28 @@ fn a_source_that_is_killed_leaves_it_running() {
     course.end();
 }
 
+/// It was given away, and whoever did so is gone before the answer: only who can look at both sides may let it go on here.
+#[test]
+fn a_source_that_is_killed_after_the_last_word_lets_nothing_go_on() {
+    let course = Course::new();
+    let (mut source, pause) = course.paused("down", "\"Running\"");
+    course.there.assert_runs();
+    kill(Pid::from_raw(source.id().cast_signed()), Signal::SIGKILL).unwrap();
+    source.wait().unwrap();
+    fs::remove_file(pause).unwrap();
+    let count = await_some("the count here", || course.here.count());
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(course.here.count(), Some(count), "two run");
+    course.here.terminate();
+    await_that("the end here", || !course.here.is_there());
+    course.end();
+}
+
 #[test]
 fn a_target_that_is_killed_leaves_it_running_at_the_source() {
     let course = Course::new();
     for (direction, word) in [("down", "{\"Welcome\""), ("up", "{\"Images\""), ("down", "\"Restored\"")] {
-        let ssh = course.ssh(Some(Cut { direction, word, when: "pause" }));
-        let mut source = Course::command(&course.here, &course.there, &ssh)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pause = course.scratch.path().join("cut");
-        await_that(word, || pause.exists());
+        let (mut source, pause) = course.paused(direction, word);
         let target = fs::read_to_string(course.scratch.path().join("target")).unwrap();
         let target: u32 = target.parse().unwrap();
         kill(Pid::from_raw(target.cast_signed()), Signal::SIGKILL).unwrap();

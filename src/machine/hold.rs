@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The host's ends of a machine's links, and how each was set up.
 pub type Links = Vec<(String, Attire)>;
 
-/// The hold on a machine. Dropped, it lets the machine go on.
+/// The hold on a machine. Dropped, it lets the machine go on, but after [`Hold::leave`].
 #[derive(Debug)]
 pub struct Hold {
     freezer: Freezer,
@@ -90,16 +90,13 @@ impl Hold {
     pub fn release(mut self) -> io::Result<()> {
         let joined = join(&self.links);
         let thawed = self.freezer.ask(Motion::Running);
-        self.dismiss();
+        self.leave();
         thawed.and(joined)
     }
 
-    /// It stays as it is, whoever dies: its end is on the way, or somebody else's to decide.
-    pub fn leave(mut self) {
-        self.dismiss();
-    }
-
-    fn dismiss(&mut self) {
+    /// From now on it stays as it is, whoever dies and whatever is dropped, until [`Hold::release`]: it runs elsewhere, or goes on
+    /// from what was saved.
+    pub fn leave(&mut self) {
         if let Some((guardian, holds)) = self.guardian.take() {
             let _ = rustix::io::write(&holds, &[STAND_DOWN]);
             drop(holds);

@@ -303,7 +303,7 @@ pub fn log_path(name: &str) -> Result<PathBuf> {
     Ok(directory.join(format!("{name}.criu.log")))
 }
 
-/// A machine that is dumped and stands still. Dropped, it goes on.
+/// A machine that is dumped and stands still. Dropped, it goes on, but after [`Still::give_away`].
 #[derive(Debug)]
 pub struct Still<'c> {
     candidate: &'c Candidate<'c>,
@@ -378,8 +378,9 @@ impl Still<'_> {
         self.hold.release().context(|| "cannot let it go on")
     }
 
-    /// It stands still until somebody decides what is to become of it.
-    pub fn keep(self) {
+    /// Somebody else may let it run from now on: here it stands still, whoever dies and whatever is dropped, until it is released
+    /// or ended.
+    pub fn give_away(&mut self) {
         self.hold.leave();
     }
 
@@ -387,15 +388,14 @@ impl Still<'_> {
     ///
     /// # Errors
     /// When the supervisor does not take its leave in ten seconds.
-    pub fn end(self) -> Result<()> {
-        let Self { candidate: Candidate { store, record, .. }, hold, .. } = self;
+    pub fn end(mut self) -> Result<()> {
+        self.give_away();
+        let Candidate { store, record, .. } = self.candidate;
         let what = || format!("cannot end '{}'", record.name);
         let mut watch = Watch::open(store, [record]).context(what)?;
         if let Some(supervisor) = open_supervisor(store, record).context(what)? {
             pidfd_send_signal(supervisor.as_fd(), SAVED).map_err(io::Error::from).context(what)?;
         }
-        // From here on it is not to run again, whatever becomes of this process.
-        hold.leave();
         let deadline = Instant::now() + CLEANUP;
         match watch.until(Some(deadline), || Ok(!is_supervised(store, record)))? {
             Outcome::Came => Ok(()),

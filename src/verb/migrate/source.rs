@@ -123,13 +123,21 @@ impl Migration<'_> {
             held.fail(&error);
             return Err(error);
         }
+        // Before the word: who is killed after it must not leave a machine that goes on here as well.
+        still.give_away();
         let given = held.go();
         let stood = still.stood();
         drop(child);
         match given {
             Ok(()) => {}
-            Err(NotTaken::Back(error)) => return Err(error),
-            Err(NotTaken::Undecided(broken)) => still = self.ask(carrier, still, broken)?,
+            Err(NotTaken::Back(error)) => return still.release().and(Err(error)),
+            Err(NotTaken::Undecided(broken)) => match self.ask(carrier, &broken)? {
+                Fate::Running => {}
+                Fate::Gone => {
+                    let error = Error::new(Kind::Failed, "the link broke at the last moment").because(broken);
+                    return still.release().and(Err(error));
+                }
+            },
         }
         still.end()?;
         Ok((manifest.size(), stood))
@@ -201,14 +209,11 @@ impl Migration<'_> {
         Ok(manifest)
     }
 
-    /// `Go` was said and nothing came back: the target is asked over another link, as often as it takes. It runs there when this
-    /// comes back without an error.
-    fn ask<'s>(
-        &self,
-        carrier: &Carrier,
-        still: Still<'s>,
-        broken: impl std::fmt::Display,
-    ) -> Result<Still<'s>> {
+    /// `Go` was said and nothing came back: the target is asked over another link, as often as it takes.
+    ///
+    /// # Errors
+    /// When it does not answer: what to do with the machine is for somebody who can look there.
+    fn ask(&self, carrier: &Carrier, broken: impl std::fmt::Display) -> Result<Fate> {
         let deadline = Instant::now() + PATIENCE;
         while carrier.can_repeat() && Instant::now() < deadline {
             let asked = carrier.go(None).ok().and_then(|Carried { link, child }| {
@@ -217,17 +222,14 @@ impl Migration<'_> {
                 fate
             });
             match asked {
-                Some(Fate::Running) => return Ok(still),
-                Some(Fate::Gone) => {
-                    return Err(Error::new(Kind::Failed, "the link broke at the last moment").because(broken));
-                }
+                Some(fate) => return Ok(fate),
                 None => thread::sleep(PACE),
             }
         }
-        // Neither to end nor to let go on: that is for somebody who can look.
-        still.keep();
+        let links = self.candidate.record().links.iter();
+        let raise: String = links.map(|link| format!("`ip link set {link} up` and ")).collect();
         Err(Error::new(Kind::Failed, "nobody knows whether it runs there").because(broken).hint(format!(
-            "it stands still here: `osier thaw {0}` if it does not run there, `osier terminate {0}` if it does",
+            "it stands still here: {raise}`osier thaw {0}` if it does not run there, `osier terminate {0}` if it does",
             self.name
         )))
     }
