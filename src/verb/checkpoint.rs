@@ -19,7 +19,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::image::archive;
 use crate::interrupt::Interrupt;
 use crate::machine::record::Store;
-use crate::machine::snapshot::Candidate;
+use crate::machine::snapshot::{Candidate, Still};
 
 /// Where checkpoints are that were not said to be elsewhere.
 const DIRECTORY: &str = "/var/lib/osier/checkpoints";
@@ -97,8 +97,7 @@ fn save(
         still.release()?;
         return Ok((draft.complete(&mut manifest, &mut watch)?, stood));
     }
-    let size = draft.complete(&mut manifest, &mut watch)?;
-    still.check()?;
+    let size = draft.complete(&mut manifest, &mut Standing { still: &still, watch })?;
     let stood = still.stood();
     still.end()?;
     Ok((size, stood))
@@ -159,6 +158,24 @@ impl Watch for Progress<'_> {
 
     fn check(&mut self) -> std::result::Result<(), String> {
         self.0.check().map_err(|_| "it was interrupted".to_owned())
+    }
+}
+
+/// Breaks off as well when the machine does not stand still any more: what is being written is of the past then. Asked for the last
+/// time before it gets its name.
+struct Standing<'a> {
+    still: &'a Still<'a>,
+    watch: Progress<'a>,
+}
+
+impl Watch for Standing<'_> {
+    fn bytes(&mut self, count: u64) {
+        self.watch.bytes(count);
+    }
+
+    fn check(&mut self) -> std::result::Result<(), String> {
+        self.watch.check()?;
+        self.still.check().map_err(|error| error.to_string())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -145,6 +145,22 @@ fn a_machine_goes_on_when_who_saves_it_is_broken_off() {
     }
     assert_eq!(wait(&mut child, &|| "osier checkpoint".to_owned()).code(), Some(1));
     subject.assert_untouched("criu killed");
+    subject.end();
+}
+
+/// What was read of its tree would be of different moments: it is no checkpoint, and is not kept.
+#[test]
+fn what_was_thawed_meanwhile_is_not_saved() {
+    let subject = Subject::boot();
+    let name = subject.tree.name.as_str();
+    let mut command = checkpointing(name, &subject.target(), &["--with-tree"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    await_that("the tree to be read", || {
+        listing(&subject.place).iter().any(|draft| draft.join("checkpoint/tree.tar").exists())
+    });
+    assert!(said(&["thaw", name]).status.success());
+    let refused = child.wait_with_output().unwrap();
+    subject.refuses("thawed", &refused, "somebody let it go on meanwhile");
     subject.end();
 }
 

@@ -37,13 +37,20 @@ pub(crate) fn of(name: &str, tree: &Path) -> Vec<String> {
         }
     });
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let tree_path = tree.to_string_lossy();
-    let of_it = mounts
-        .lines()
-        .filter(|line| line.contains(&*tree_path) || line.split([' ', '/']).any(|part| part == name));
-    found.extend(of_it.map(|line| format!("mount {line}")));
+    found.extend(mounts.lines().filter(|line| is_of(line, name, tree)).map(|line| format!("mount {line}")));
     found.extend(processes(name, tree));
     found
+}
+
+/// Whether a line of mountinfo is a mount of the machine's. A tree that many share is beneath the layers of others' tests too, which are
+/// mounted in their directories.
+fn is_of(line: &str, name: &str, tree: &Path) -> bool {
+    let tree = tree.to_string_lossy();
+    let target = line.split(' ').nth(4).unwrap();
+    if target.contains("/osier-t-dir-") && !target.contains(&*tree) {
+        return target.split('/').any(|part| part == name);
+    }
+    line.contains(&*tree) || line.split([' ', '/']).any(|part| part == name)
 }
 
 fn paths(name: &str, tree: &Path) -> Vec<PathBuf> {
