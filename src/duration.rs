@@ -159,6 +159,12 @@ pub fn format(nanoseconds: i64) -> String {
     if nanoseconds < 0 { format!("-{text}") } else { text }
 }
 
+/// Writes how long something took, to the millisecond.
+pub fn taken(time: std::time::Duration) -> String {
+    let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    format(milliseconds.saturating_mul(1_000_000))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ mod interception;
 pub mod log;
 mod message;
 mod netfilter;
+mod pace;
 mod remedy;
 mod restore;
 pub mod survey;
@@ -27,6 +28,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 pub use dump::{Dump, Leave, Memory};
 pub use failure::{Failed, Missing};
@@ -44,6 +46,8 @@ const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 pub struct Criu {
     program: PathBuf,
     version: Version,
+    /// How long it took to start and to answer: how fast this host is just now.
+    startup: Duration,
 }
 
 /// What this CRIU on this kernel can do beyond dump and restore.
@@ -111,6 +115,7 @@ impl Criu {
             Some(path) => path.to_owned(),
             None => search("criu").ok_or(Missing::NotFound(None))?,
         };
+        let asked = Instant::now();
         let version = match ask(&program, |worker| worker.ask_version()) {
             Ok(answer) => Version::from(answer),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -121,7 +126,7 @@ impl Criu {
         if version < Version::OLDEST {
             Err(Missing::TooOld { program, version })
         } else {
-            Ok(Self { program, version })
+            Ok(Self { program, version, startup: asked.elapsed() })
         }
     }
 

@@ -2,12 +2,16 @@
 
 use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::clock::{Clock, MAX, Now, Wanted};
+use crate::clock::{Clock, MAX, Now, Offsets, Wanted};
 use crate::criu::images::Clocks;
 use crate::duration;
 use crate::error::{Context, Error, Kind, Result};
+
+/// A step that is smaller is none: as much passes from when CRIU is told to let the processes run until they do.
+const VISIBLE: Duration = Duration::from_millis(1);
 
 /// What they show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,17 +25,37 @@ pub enum Onward {
 }
 
 impl Onward {
-    /// Has the images say so. What they say is what is shown inside, whichever time namespace CRIU runs in. What CRIU has put there
-    /// it read when it had dumped everything else; the machine stood still from `saved` on.
+    /// Has the images say so. What they say is what is shown inside, whichever time namespace CRIU runs in, from when CRIU makes the
+    /// machine's; what stood still is to go on from where it was, so that they say that it was earlier by `lead`, for [`Onward::wait`].
+    /// What CRIU has put there it read when it had dumped everything else; the machine stood still from `saved` on.
     ///
     /// # Errors
     /// [`Kind::Usage`] for clocks that would run backwards or overflow; what reading and writing the images gives.
-    pub(super) fn write(self, saved: Clocks, images: &Path) -> Result<()> {
-        let cannot = || "cannot set the machine's clocks";
-        let Some(late) = Clocks::read(images).context(cannot)? else { return Ok(()) };
+    pub(super) fn write(self, saved: Clocks, images: &Path, lead: Duration) -> Result<()> {
+        if Clocks::read(images).context(cannot)?.is_none() {
+            return Ok(());
+        }
         let now = Now::read().context(cannot)?;
         let shown = self.shown(saved, &now)?;
-        if shown == late { Ok(()) } else { shown.write(images).context(cannot) }
+        let made = if self == Self::Continue { earlier(shown, lead) } else { shown };
+        made.write(images).context(cannot)
+    }
+
+    /// Waits until clocks with these offsets, those of a machine of which nothing has run, show what they are to go on from. Gives
+    /// by how much they are past it already, if it can be seen inside.
+    ///
+    /// # Errors
+    /// What reading the clocks gives.
+    pub(super) fn wait(self, saved: Clocks, offsets: Offsets) -> io::Result<Option<Duration>> {
+        if self != Self::Continue {
+            return Ok(None);
+        }
+        let past = Now::read()?.monotonic.saturating_add(offsets.monotonic).saturating_sub(saved.monotonic);
+        let distance = Duration::from_nanos(past.unsigned_abs());
+        if past < 0 {
+            thread::sleep(distance);
+        }
+        Ok((past > 0 && distance >= VISIBLE).then_some(distance))
     }
 
     /// What the machine's clocks are to show.
@@ -54,6 +78,17 @@ impl Onward {
         check(Clock::Boottime, saved.boottime, shown.boottime, now)?;
         Ok(shown)
     }
+}
+
+fn cannot() -> &'static str {
+    "cannot set the machine's clocks"
+}
+
+/// No clock can show less than none.
+fn earlier(clocks: Clocks, lead: Duration) -> Clocks {
+    let lead = i64::try_from(lead.as_nanos()).unwrap_or(i64::MAX);
+    let by = lead.min(clocks.monotonic).min(clocks.boottime).max(0);
+    Clocks { monotonic: clocks.monotonic - by, boottime: clocks.boottime - by }
 }
 
 /// Nanoseconds since `then`, less than none when the host's time of day is before it.
@@ -82,7 +117,6 @@ fn check(clock: Clock, saved: i64, shown: i64, now: &Now) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Offsets;
 
     const NS: i64 = 1_000_000_000;
     const SAVED: Clocks = Clocks { monotonic: 100 * NS, boottime: 200 * NS };
@@ -111,5 +145,26 @@ mod tests {
         assert_eq!(Onward::Host.shown(young, &NOW).unwrap(), host);
         let far = Onward::Elapsed(0).shown(Clocks { monotonic: MAX - NS, boottime: 0 }, &NOW).unwrap_err();
         assert!(far.to_string().contains("would be past 146y"), "{far}");
+    }
+
+    #[test]
+    fn what_stood_still_begins_earlier_and_waits() {
+        let lead = Duration::from_millis(300);
+        let by = 300_000_000;
+        let earlier_by =
+            |clocks: Clocks, by| Clocks { monotonic: clocks.monotonic - by, boottime: clocks.boottime - by };
+        assert_eq!(earlier(SAVED, lead), earlier_by(SAVED, by));
+        let young = Clocks { monotonic: 200_000_000, boottime: 500_000_000 };
+        assert_eq!(earlier(young, lead), earlier_by(young, young.monotonic));
+
+        let now = Now::read().unwrap();
+        let behind = Offsets { monotonic: SAVED.monotonic - now.monotonic - 50_000_000, boottime: 0 };
+        assert_eq!(Onward::Continue.wait(SAVED, behind).unwrap(), None);
+        assert!(Now::read().unwrap().monotonic + behind.monotonic >= SAVED.monotonic, "it has not waited");
+        let ahead = Offsets { monotonic: SAVED.monotonic - now.monotonic + NS, boottime: 0 };
+        assert!(
+            Onward::Continue.wait(SAVED, ahead).unwrap().is_some_and(|past| past >= Duration::from_secs(1))
+        );
+        assert_eq!(Onward::Host.wait(SAVED, ahead).unwrap(), None);
     }
 }

@@ -32,6 +32,7 @@ use crate::clock::Offsets;
 use crate::console::pty::{self, Pty};
 use crate::criu::images::Clocks;
 use crate::criu::{Criu, Hook, Restore};
+use crate::duration;
 use crate::error::{Context, Error, Kind, Result};
 use crate::machine::record::Checkpointable;
 use crate::machine::snapshot::{CONSOLE, console_key};
@@ -94,7 +95,8 @@ pub fn revive(
     signals: &mut Signals,
 ) -> Result<Running> {
     let working = Working::of(&revival.checkpoint.images()).context(|| "cannot look at the images")?;
-    revival.onward.write(revival.clocks, working.path())?;
+    let lead = revival.criu.lead(working.path()).context(|| "cannot look at the images")?;
+    revival.onward.write(revival.clocks, working.path(), lead)?;
     let (pty, slave) = open_console().context(|| "cannot make a terminal")?;
     let place = Place::make(plan, tenure)?;
     let payload = place.cgroup.payload();
@@ -281,7 +283,15 @@ impl Arrival<'_, '_> {
         self.tenure.begin_clocks(&plan)?;
         let record = supervisor::describe(&plan, self.tenure, running)?;
         self.tenure.record(record)?;
-        (self.revival.go)()
+        (self.revival.go)()?;
+        let Revival { onward, clocks: saved, .. } = *self.revival;
+        if let Some(past) = onward.wait(saved, clocks).context(|| "cannot read the clocks")? {
+            let past = duration::taken(past);
+            crate::error::say(format_args!(
+                "osier: its clocks are {past} ahead: bringing it back took longer than was expected\r\n"
+            ));
+        }
+        Ok(())
     }
 }
 

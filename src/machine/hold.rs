@@ -20,6 +20,8 @@ use crate::sys::{Forked, close_range, exit_now, fork};
 const STAND_DOWN: u8 = 1;
 /// How long processes may take to stop that CRIU has stopped already, or that run.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long they may take for a pause; one that waits for a disk is not waited for.
+const MOMENT: Duration = Duration::from_millis(200);
 
 /// The host's ends of a machine's links, and how each was set up.
 pub type Links = Vec<(String, Attire)>;
@@ -48,6 +50,28 @@ impl Hold {
                 guard(&waits, payload, &links)
             }
         }
+    }
+
+    /// Stops what is in the cgroup all at once, for as long as it takes CRIU to stop one after the other; `false` when that cannot be
+    /// had in a moment: then it runs.
+    ///
+    /// # Errors
+    /// As [`Freezer::ask`] and [`Freezer::wait`].
+    pub fn pause(&self) -> io::Result<bool> {
+        self.ask()?;
+        if self.freezer.wait(Motion::Frozen, MOMENT)? {
+            return Ok(true);
+        }
+        self.resume()?;
+        Ok(false)
+    }
+
+    /// Lets go what [`Hold::pause`] has stopped and CRIU has not.
+    ///
+    /// # Errors
+    /// As [`Freezer::ask`].
+    pub fn resume(&self) -> io::Result<()> {
+        self.freezer.ask(Motion::Running)
     }
 
     /// Asks for it and comes back at once: what CRIU has stopped counts as frozen when it is let go.

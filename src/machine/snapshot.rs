@@ -217,9 +217,16 @@ impl<'s> Candidate<'s> {
         loop {
             attempt += 1;
             let dumped = criu.dump(&dump, &mut |hook| match hook {
-                Hook::NetworkLock => {
-                    stopped = Some((Instant::now(), self.clocks()?));
+                // CRIU takes some milliseconds to stop one process after the other: of different moments as seen from inside.
+                Hook::PreDump => {
+                    stopped = hold.pause()?.then(|| self.now()).transpose()?;
                     Ok(())
+                }
+                Hook::NetworkLock => {
+                    if stopped.is_none() {
+                        stopped = Some(self.now()?);
+                    }
+                    hold.resume()
                 }
                 // What CRIU has stopped is frozen as soon as it lets go.
                 Hook::PostDump if self.stays => hold.ask(),
@@ -227,6 +234,9 @@ impl<'s> Candidate<'s> {
                 Hook::PostDump => hold.ask().and_then(|()| hold.cut()),
                 _ => Ok(()),
             });
+            if dumped.is_err() {
+                hold.resume().context(|| "cannot let it go on")?;
+            }
             match dumped {
                 Ok(()) => break,
                 // It has gone on meanwhile, and with that what was in the way.
@@ -262,16 +272,17 @@ impl<'s> Candidate<'s> {
         }))
     }
 
-    /// What the machine's clocks show now.
-    fn clocks(&self) -> io::Result<checkpoint::Clocks> {
-        let now = Now::read()?;
+    /// Now, and what the machine's clocks show.
+    fn now(&self) -> io::Result<(Instant, checkpoint::Clocks)> {
+        let (here, now) = (Instant::now(), Now::read()?);
         let offsets = self.record.clocks;
         let shown = |initial: i64, offset: i64| u64::try_from(initial.saturating_add(offset)).unwrap_or(0);
-        Ok(checkpoint::Clocks {
+        let clocks = checkpoint::Clocks {
             monotonic_ns: shown(now.monotonic, offsets.monotonic_offset_ns),
             boottime_ns: shown(now.boottime, offsets.boottime_offset_ns),
             realtime_ns: u64::try_from(since_epoch().as_nanos()).unwrap_or(u64::MAX),
-        })
+        };
+        Ok((here, clocks))
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) fn make(options: &Checkpoint, store: &Store, tree: Tree) -> Result<()
     if options.tool.quiet {
         return Ok(());
     }
-    let (size, stood) = (BinaryBytes(size), in_words(stood));
+    let (size, stood) = (BinaryBytes(size), duration::taken(stood));
     super::print(&format!("'{name}' is saved in {}: {size}; it stood still for {stood}\n", target.display()))
 }
 
@@ -177,9 +177,4 @@ impl Watch for Standing<'_> {
         self.watch.check()?;
         self.still.check().map_err(|error| error.to_string())
     }
-}
-
-pub(super) fn in_words(time: Duration) -> String {
-    let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    duration::format(milliseconds.saturating_mul(1_000_000))
 }

@@ -14,6 +14,7 @@ use crate::checkpoint::listing::{Depth, Listing};
 use crate::checkpoint::{self, Draft, Form, HostMark, Manifest, Member};
 use crate::cli::Migrate;
 use crate::criu::{Criu, Memory};
+use crate::duration;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::MachineId;
 use crate::image::archive::{self, Packing};
@@ -21,7 +22,7 @@ use crate::interrupt::Interrupt;
 use crate::machine::record::Store;
 use crate::machine::snapshot::{Candidate, Still};
 use crate::migration::protocol::{Broken, Calling, Fate, Hello, NotTaken, Offering};
-use crate::verb::checkpoint::{Progress, in_words};
+use crate::verb::checkpoint::Progress;
 use crate::verb::may::may;
 use crate::verb::unknown;
 
@@ -71,7 +72,7 @@ pub(super) fn send(name: &str, options: &Migrate, store: &Store) -> Result<()> {
     let (sent, stood) = migration.go(&carrier, size)?;
     if !options.tool.quiet && !options.to_pipe {
         let host = options.host.as_deref().unwrap_or_default();
-        let (sent, stood) = (BinaryBytes(sent), in_words(stood));
+        let (sent, stood) = (BinaryBytes(sent), duration::taken(stood));
         crate::verb::print(&format!(
             "'{name}' goes on at {host}: {sent} sent; it stood still for {stood}\n"
         ))?;
