@@ -39,6 +39,9 @@ pub struct Manifest {
     pub settings: Value,
     /// What its clocks showed at the freeze.
     pub clocks: Clocks,
+    /// Its timers that are set.
+    #[serde(default)]
+    pub timers: Vec<Timer>,
     /// Its cgroups from `payload` down, each before those below it.
     pub cgroup: Vec<Directory>,
     /// Its link to the host, where it has one.
@@ -97,6 +100,19 @@ pub struct Clocks {
     pub boottime_ns: u64,
     /// CLOCK_REALTIME, which is the host's.
     pub realtime_ns: u64,
+}
+
+/// A timer (timerfd_create(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timer {
+    /// Who has it open, by its process ID inside.
+    pub pid: u32,
+    /// Its descriptor there.
+    pub fd: i32,
+    /// The number of its clock (clock_gettime(2)).
+    pub clock: i32,
+    /// What the clock shows inside when it expires, in nanoseconds.
+    pub expires_ns: i64,
 }
 
 /// A virtual link.
@@ -273,6 +289,7 @@ pub(super) mod tests {
                 boottime_ns: u64::MAX,
                 realtime_ns: 1_764_038_400_000_000_000,
             },
+            timers: vec![Timer { pid: 1, fd: 4, clock: 7, expires_ns: 51_674_000_000_000 }],
             cgroup: Vec::new(),
             network: Some(Link {
                 host: "ve-web".to_owned(),

@@ -166,6 +166,11 @@ pub fn pids(payload: &Path) -> io::Result<BTreeSet<u32>> {
     Ok(pids)
 }
 
+/// The number that a process has inside: in the innermost pid namespace that it is in. `None` when it is gone.
+pub fn inside(pid: u32) -> Option<u32> {
+    Status::read(pid).map(|status| status.inside)
+}
+
 fn collect(cgroup: &Path, pids: &mut BTreeSet<u32>) -> io::Result<()> {
     let text = fs::read_to_string(cgroup.join("cgroup.procs"))?;
     pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));

@@ -27,7 +27,7 @@ use super::onward::Onward;
 use super::supervisor;
 use crate::cgroup::Cgroup;
 use crate::cgroup::tree::{self, Directory};
-use crate::checkpoint::{Unpacked, Working};
+use crate::checkpoint::{Timer, Unpacked, Working};
 use crate::clock::Offsets;
 use crate::console::pty::{self, Pty};
 use crate::criu::images::Clocks;
@@ -37,7 +37,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::machine::record::Checkpointable;
 use crate::machine::snapshot::{CONSOLE, console_key};
 use crate::machine::state::Ask;
-use crate::machine::{Attachment, Leader, Running, Signals, Tenure};
+use crate::machine::{Attachment, Leader, Running, Signals, Tenure, timers};
 use crate::mount::op::{Node, Op};
 use crate::mount::{live, root};
 use crate::net::{self, attire::Attire};
@@ -59,7 +59,9 @@ pub struct Revival<'a> {
     pub log: PathBuf,
     /// What its clocks showed when it stood still.
     pub clocks: Clocks,
-    /// What they are to show.
+    /// Its timers that were set then.
+    pub timers: Vec<Timer>,
+    /// What its clocks are to show.
     pub onward: Onward,
     /// The console that it was saved with.
     pub console: pty::Identity,
@@ -278,6 +280,10 @@ impl Arrival<'_, '_> {
         running.notify = Some(socket);
         supervisor::announce(self.plan, self.tenure, running)?;
         let clocks = Offsets::read(running.leader.pid()).context(|| "cannot read the machine's clocks")?;
+        let payload = running.cgroup.as_ref().map(Cgroup::payload);
+        if let Some(payload) = payload {
+            timers::set(&self.revival.timers, &payload, clocks).context(|| "cannot set its timers")?;
+        }
         // What was ready when it was saved says so once.
         let plan = LaunchPlan { clocks, up: Ready::AtStart, ..self.plan.clone() };
         self.tenure.begin_clocks(&plan)?;

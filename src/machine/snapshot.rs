@@ -18,12 +18,13 @@ use super::hold::Hold;
 use super::process::{is_supervised, open_supervisor};
 use super::record::{Checkpointable, Record, Store};
 use super::supervise::SAVED;
+use super::timers;
 use super::watch::{Outcome, Watch};
 use crate::cgroup::PAYLOAD;
 use crate::cgroup::freezer::{Freezer, Motion};
 use crate::cgroup::tree;
 use crate::checkpoint::{self, HostMark, Manifest};
-use crate::clock::Now;
+use crate::clock::{Now, Offsets};
 use crate::criu::survey::{self, Survey};
 use crate::criu::{Criu, Dump, Hook, Leave, Memory};
 use crate::error::{Context, Error, Kind, Result};
@@ -219,12 +220,12 @@ impl<'s> Candidate<'s> {
             let dumped = criu.dump(&dump, &mut |hook| match hook {
                 // CRIU takes some milliseconds to stop one process after the other: of different moments as seen from inside.
                 Hook::PreDump => {
-                    stopped = hold.pause()?.then(|| self.now()).transpose()?;
+                    stopped = hold.pause()?.then(|| self.stop()).transpose()?;
                     Ok(())
                 }
                 Hook::NetworkLock => {
                     if stopped.is_none() {
-                        stopped = Some(self.now()?);
+                        stopped = Some(self.stop()?);
                     }
                     hold.resume()
                 }
@@ -252,9 +253,8 @@ impl<'s> Candidate<'s> {
         }
         self.door.check()?;
         let _ = fs::remove_file(&log);
-        let (since, clocks) =
-            stopped.ok_or_else(|| Error::new(Kind::Failed, "CRIU has not said when it stopped it"))?;
-        Ok(Still { candidate: self, hold, since, clocks, link })
+        let stop = stopped.ok_or_else(|| Error::new(Kind::Failed, "CRIU has not said when it stopped it"))?;
+        Ok(Still { candidate: self, hold, stop, link })
     }
 
     fn link(&self) -> Result<Option<checkpoint::Link>> {
@@ -272,9 +272,9 @@ impl<'s> Candidate<'s> {
         }))
     }
 
-    /// Now, and what the machine's clocks show.
-    fn now(&self) -> io::Result<(Instant, checkpoint::Clocks)> {
-        let (here, now) = (Instant::now(), Now::read()?);
+    /// What is so while it stands still.
+    fn stop(&self) -> io::Result<Stop> {
+        let (since, now) = (Instant::now(), Now::read()?);
         let offsets = self.record.clocks;
         let shown = |initial: i64, offset: i64| u64::try_from(initial.saturating_add(offset)).unwrap_or(0);
         let clocks = checkpoint::Clocks {
@@ -282,7 +282,9 @@ impl<'s> Candidate<'s> {
             boottime_ns: shown(now.boottime, offsets.boottime_offset_ns),
             realtime_ns: u64::try_from(since_epoch().as_nanos()).unwrap_or(u64::MAX),
         };
-        Ok((here, clocks))
+        let offsets =
+            Offsets { monotonic: offsets.monotonic_offset_ns, boottime: offsets.boottime_offset_ns };
+        Ok(Stop { since, clocks, timers: timers::read(&self.payload(), offsets)? })
     }
 }
 
@@ -314,20 +316,27 @@ pub fn log_path(name: &str) -> Result<PathBuf> {
     Ok(directory.join(format!("{name}.criu.log")))
 }
 
+/// A machine that has just stopped.
+#[derive(Debug)]
+struct Stop {
+    since: Instant,
+    clocks: checkpoint::Clocks,
+    timers: Vec<checkpoint::Timer>,
+}
+
 /// A machine that is dumped and stands still. Dropped, it goes on, but after [`Still::give_away`].
 #[derive(Debug)]
 pub struct Still<'c> {
     candidate: &'c Candidate<'c>,
     hold: Hold,
-    since: Instant,
-    clocks: checkpoint::Clocks,
+    stop: Stop,
     link: Option<checkpoint::Link>,
 }
 
 impl Still<'_> {
     /// How long it has been standing still.
     pub fn stood(&self) -> Duration {
-        self.since.elapsed()
+        self.stop.since.elapsed()
     }
 
     /// What the checkpoint says of itself, but for its files and its tree's listing.
@@ -351,7 +360,8 @@ impl Still<'_> {
                 os: record.os.clone(),
             },
             settings: settings.clone(),
-            clocks: self.clocks,
+            clocks: self.stop.clocks,
+            timers: self.stop.timers.clone(),
             cgroup: cgroup.into_iter().filter(|directory| !is_visitors(&directory.path)).collect(),
             network: self.link.clone(),
             console: Some(checkpoint::Console {

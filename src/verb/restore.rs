@@ -192,6 +192,7 @@ pub(super) fn with(
             monotonic: i64::try_from(manifest.clocks.monotonic_ns).unwrap_or(i64::MAX),
             boottime: i64::try_from(manifest.clocks.boottime_ns).unwrap_or(i64::MAX),
         },
+        timers: manifest.timers.clone(),
         onward: match wish.clock {
             "elapsed" => Onward::Elapsed(manifest.clocks.realtime_ns),
             "host" => Onward::Host,

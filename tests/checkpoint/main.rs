@@ -11,6 +11,7 @@ mod others;
 mod peer;
 mod refused;
 mod systemd;
+mod timers;
 
 use std::path::Path;
 use std::process::{Command, Output};

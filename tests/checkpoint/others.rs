@@ -64,7 +64,9 @@ fn goes_on(init: &str, line: &str) {
     assert_eq!(done(&["shell", &tree.name, "--", "echo", "here"]), "here\n");
     done(&["poweroff", &tree.name]);
     let (code, console, said) = machine.end_leaving();
-    assert_eq!((code, said.as_str()), (0, ""), "{console}");
+    // A busy host may bring it back more slowly than it guessed, and says so.
+    let silent = said.lines().all(|line| line.starts_with("osier: its clocks are "));
+    assert!(code == 0 && silent, "{code} {said} {console}");
     tree.assert_only(&tree.name);
 }
 
