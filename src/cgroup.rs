@@ -163,6 +163,14 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Removes what [`Cgroup::place_supervisor`] made, of a unit that has nobody in there any more.
+    ///
+    /// # Errors
+    /// What rmdir(2) gives: `EBUSY` while somebody is.
+    pub fn remove_supervisors(&self) -> io::Result<()> {
+        fs::remove_dir(self.path.join("supervisor"))
+    }
+
     /// Gives the payload's directory to `uid`, `gid`: the directory and the files that the kernel lists in
     /// /sys/kernel/cgroup/delegate (Documentation/admin-guide/cgroup-v2.rst, Delegation).
     ///

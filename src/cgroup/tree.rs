@@ -21,7 +21,7 @@ use crate::error::reason;
 /// (Documentation/admin-guide/cgroup-v2.rst, Interface Files). What is empty by default has a line for each device.
 const FILES: &[(&str, &str)] = &[
     // Only a thread's cgroup takes threads; what the kernel calls the others follows from it.
-    ("cgroup.type", "domain"),
+    (TYPE, "domain"),
     ("cgroup.max.depth", "max"),
     ("cgroup.max.descendants", "max"),
     ("cgroup.pressure", "1"),
@@ -52,6 +52,7 @@ const FILES: &[(&str, &str)] = &[
     (CONTROL, ""),
 ];
 
+const TYPE: &str = "cgroup.type";
 const CONTROL: &str = "cgroup.subtree_control";
 /// A file that nobody is given: its owner is who made the directory.
 const UNDELEGATED: &str = "cgroup.events";
@@ -193,8 +194,8 @@ fn attributes(path: &Path) -> io::Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
-/// Makes the directories below `payload`, which is there, as [`capture`] read them. What this host does not take is given
-/// back, and the rest made nevertheless.
+/// Makes the directories below `payload`, which is there, as [`capture`] read them, without what is set in them: that is for [`set`].
+/// What this host does not take is given back, and the rest made nevertheless.
 ///
 /// # Errors
 /// `InvalidInput` for a path that leads elsewhere, whoever wrote it; what mkdir(2), chmod(2) and chown(2) give.
@@ -204,12 +205,42 @@ pub fn make(directories: &[Directory], payload: &Path) -> Result<Vec<Lost>, Tree
         let path = payload.join(&directory.path);
         make_one(directory, &path, &mut lost).map_err(|error| TreeError { path, error })?;
     }
-    // Last, so that it is still root's while the directories below are made.
-    for directory in directories.iter().rev() {
-        let path = payload.join(&directory.path);
-        give(directory, &path).map_err(|error| TreeError { path, error })?;
-    }
+    give_all(directories, payload)?;
     Ok(lost)
+}
+
+/// Sets in the directories that [`make`] made what [`capture`] found set in them, outermost first: a file is there when its controller
+/// is enabled above.
+///
+/// Not before the first process is in its own one: on its way there it is in `payload`, where none can be while a controller is
+/// enabled for what is below (cgroup-v2.rst, No Internal Process Constraint). Nor later: memory stays charged to where it was asked for.
+///
+/// # Errors
+/// What chmod(2) and chown(2) give.
+pub fn set(directories: &[Directory], payload: &Path) -> Result<Vec<Lost>, TreeError> {
+    let mut lost = Vec::new();
+    for directory in directories {
+        let known = |name: &str| FILES.iter().any(|(known, _)| *known == name);
+        let (path, mut note) = (payload.join(&directory.path), notes(directory, &mut lost));
+        for (name, value) in directory.files.iter().filter(|(name, _)| !known(name)) {
+            note(name, value, Err(io::ErrorKind::InvalidInput.into()));
+        }
+        for (name, value) in FILES.iter().filter_map(|(name, _)| directory.files.get_key_value(*name)) {
+            if name != TYPE {
+                note(name, value, write(&path, name, value));
+            }
+        }
+    }
+    // The files of a controller have come with it.
+    give_all(directories, payload)?;
+    Ok(lost)
+}
+
+fn notes(directory: &Directory, lost: &mut Vec<Lost>) -> impl FnMut(&str, &str, io::Result<()>) {
+    move |name, value, result| {
+        let (path, name, value) = (directory.path.clone(), name.to_owned(), value.to_owned());
+        lost.extend(result.err().map(|error| Lost { path, name, value, error }));
+    }
 }
 
 fn make_one(directory: &Directory, path: &Path, lost: &mut Vec<Lost>) -> io::Result<()> {
@@ -220,16 +251,9 @@ fn make_one(directory: &Directory, path: &Path, lost: &mut Vec<Lost>) -> io::Res
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         made => made?,
     }
-    let mut note = |name: &str, value: &str, result: io::Result<()>| {
-        let (path, name, value) = (directory.path.clone(), name.to_owned(), value.to_owned());
-        lost.extend(result.err().map(|error| Lost { path, name, value, error }));
-    };
-    let unknown = directory.files.iter().filter(|(name, _)| FILES.iter().all(|(known, _)| known != name));
-    for (name, value) in unknown {
-        note(name, value, Err(io::ErrorKind::InvalidInput.into()));
-    }
-    for (name, value) in FILES.iter().filter_map(|(name, _)| directory.files.get_key_value(*name)) {
-        note(name, value, set(path, name, value));
+    let mut note = notes(directory, lost);
+    if let Some(value) = directory.files.get(TYPE) {
+        note(TYPE, value, write(path, TYPE, value));
     }
     for (name, value) in &directory.attributes {
         let set = match is_kept(name) {
@@ -241,8 +265,17 @@ fn make_one(directory: &Directory, path: &Path, lost: &mut Vec<Lost>) -> io::Res
     Ok(())
 }
 
+/// The innermost first, so that a directory is still root's while those below are looked at.
+fn give_all(directories: &[Directory], payload: &Path) -> Result<(), TreeError> {
+    for directory in directories.iter().rev() {
+        let path = payload.join(&directory.path);
+        give(directory, &path).map_err(|error| TreeError { path, error })?;
+    }
+    Ok(())
+}
+
 /// A device's line at a time, and a controller at a time: one that cannot be had must not take the others with it.
-fn set(directory: &Path, name: &str, value: &str) -> io::Result<()> {
+fn write(directory: &Path, name: &str, value: &str) -> io::Result<()> {
     let path = directory.join(name);
     if !path.exists() {
         // A plain directory would get a new file.
@@ -278,7 +311,7 @@ mod tests {
     use super::*;
     use crate::testdir::TestDir;
 
-    fn write(path: &Path, value: &str) {
+    fn put(path: &Path, value: &str) {
         fs::write(path, format!("{value}\n")).unwrap();
     }
 
@@ -297,7 +330,7 @@ mod tests {
         ] {
             let path = payload.join(path);
             fs::create_dir_all(&path).unwrap();
-            files.iter().for_each(|(name, value)| write(&path.join(name), value));
+            files.iter().for_each(|(name, value)| put(&path.join(name), value));
         }
         let service = payload.join("system.slice/x.service");
         setxattr(&service, "user.invocation_id", b"0f", XattrFlags::empty()).unwrap();
@@ -331,7 +364,8 @@ mod tests {
         let found = capture(&planted(&dir)).unwrap();
         let again = dir.join("again");
         fs::create_dir(&again).unwrap();
-        let lost = make(&found, &again).unwrap();
+        assert_eq!(make(&found, &again).unwrap().len(), 0);
+        let lost = set(&found, &again).unwrap();
         // No file comes by itself in a plain directory.
         let lost: Vec<_> =
             lost.iter().map(|lost| (lost.path.to_str().unwrap(), lost.name.as_str())).collect();
@@ -360,12 +394,14 @@ mod tests {
             let error = make(&[directory], &payload).unwrap_err();
             assert_eq!(error.error.kind(), io::ErrorKind::InvalidInput, "{path}");
         }
-        write(&dir.join("x"), "as it was");
+        put(&dir.join("x"), "as it was");
         let mut directory = Directory { mode: 0o755, ..Directory::default() };
         directory.files.insert("../x".to_owned(), "altered".to_owned());
         directory.files.insert("cgroup.kill".to_owned(), "1".to_owned());
         directory.attributes.insert("security.capability".to_owned(), "x".to_owned());
-        assert_eq!(make(&[directory], &payload).unwrap().len(), 3);
+        let directory = [directory];
+        assert_eq!(make(&directory, &payload).unwrap().len(), 1);
+        assert_eq!(set(&directory, &payload).unwrap().len(), 2);
         assert_eq!(fs::read_to_string(dir.join("x")).unwrap(), "as it was\n");
         assert_eq!(fs::read_dir(&payload).unwrap().count(), 0);
     }
@@ -388,7 +424,8 @@ mod tests {
         chown(&below, Some(Uid::from_raw(7)), Some(Gid::from_raw(8))).unwrap();
         chown(&below.join("cgroup.procs"), Some(Uid::from_raw(7)), Some(Gid::from_raw(8))).unwrap();
         let result = capture(&one).map(|found| {
-            let lost = make(&found, &other).map(|lost| lost.len());
+            let made = make(&found, &other).map(|lost| lost.len());
+            let lost = set(&found, &other).map(|lost| lost.len() + made.unwrap());
             (found, lost.ok(), capture(&other).ok())
         });
         for path in [&one, &other] {

@@ -4,7 +4,7 @@
 //! ```text
 //! supervisor                                                CRIU
 //! cgroups and console made                      ──begin──▶
-//! link dressed                    ◀──PostSetupNamespaces──  namespaces, links
+//! link dressed, limits set        ◀──PostSetupNamespaces──  namespaces, links, the first process in its cgroup
 //! notify socket, registration, `go`        ◀──PreResume───  processes, stopped
 //!                                              ──resume──▶  processes run
 //! ```
@@ -26,7 +26,7 @@ use super::keeper::Keeper;
 use super::onward::Onward;
 use super::supervisor;
 use crate::cgroup::Cgroup;
-use crate::cgroup::tree::{self, Directory};
+use crate::cgroup::tree::{self, Directory, Lost, TreeError};
 use crate::checkpoint::{Timer, Unpacked, Working};
 use crate::clock::Offsets;
 use crate::console::pty::{self, Pty};
@@ -102,7 +102,7 @@ pub fn revive(
     let (pty, slave) = open_console().context(|| "cannot make a terminal")?;
     let place = Place::make(plan, tenure)?;
     let payload = place.cgroup.payload();
-    make_tree(&revival.cgroup, &payload)?;
+    tell(tree::make(&revival.cgroup, &payload))?;
     let mut external = vec![format!("mnt[{CONSOLE}]:{}", pty.slave_path.display())];
     if let NetworkPlan::Veth(veth) = &plan.network {
         await_oblivion(&veth.host.name)?;
@@ -156,9 +156,9 @@ fn open_console() -> io::Result<(Pty, OwnedFd)> {
 }
 
 /// A machine may have had what this host cannot give: that is said, and no reason to leave it dead.
-fn make_tree(directories: &[Directory], payload: &Path) -> Result<()> {
-    let lost = tree::make(directories, payload)
-        .map_err(|failed| Error::io(format!("cannot make {}", failed.path.display()), &failed.error))?;
+fn tell(made: std::result::Result<Vec<Lost>, TreeError>) -> Result<()> {
+    let lost =
+        made.map_err(|failed| Error::io(format!("cannot make {}", failed.path.display()), &failed.error))?;
     for lost in lost {
         crate::error::say(format_args!("osier: {lost}\r\n"));
     }
@@ -238,8 +238,11 @@ impl Arrival<'_, '_> {
         }
     }
 
-    /// The first process is there, and the links are.
+    /// The first process is there, in the cgroup that is its own, and the links are.
     fn arrive(&mut self, pid: Pid) -> Result<()> {
+        if let Some(place) = &self.place {
+            tell(tree::set(&self.revival.cgroup, &place.cgroup.payload()))?;
+        }
         let gone = || "cannot find the machine's first process";
         let raw = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound);
         let raw = raw.map_err(io::Error::from).context(gone)?;
@@ -263,12 +266,13 @@ impl Arrival<'_, '_> {
             identity::give(self.plan, running.leader.pidfd())?;
         }
         if let Some(Place { cgroup, scope }) = self.place.take() {
-            running.cgroup = Some(cgroup);
             if let Some((unit, keeper)) = scope {
                 running.unit = Some(unit);
                 // The machine is in the scope by now, which would end without anybody.
                 drop(keeper);
+                let _ = cgroup.remove_supervisors();
             }
+            running.cgroup = Some(cgroup);
         }
         if let Some(Pty { master, .. }) = self.pty.take() {
             let console = pty::identity(&master).context(|| "cannot look at a terminal")?;

@@ -117,6 +117,7 @@ impl Running {
         let Self { mut leader, link, cgroup, unit, checkpointable: _, notify } = self;
         drop(notify);
         let ended = leader.wait().context(|| "cannot wait for the machine's first process");
+        let place = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let emptied = cgroup.map_or(Ok(()), |cgroup| {
             let path = cgroup.path().display().to_string();
             cgroup.close().context(|| format!("cannot remove the cgroup '{path}'"))
@@ -127,6 +128,8 @@ impl Running {
             }),
             _ => Ok(()),
         };
+        // PID 1 gives up on a unit's directory where others below it go away at the same time, which are many after a kill.
+        let _ = place.map(std::fs::remove_dir);
         let unlinked = link.map_or(Ok(()), |link| {
             let name = link.name().to_owned();
             link.close().context(|| format!("cannot remove the link '{name}'"))
