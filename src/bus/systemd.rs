@@ -29,6 +29,10 @@ const BUS: Object<'static> = Object {
 const JOBS: &str = "type='signal',sender='org.freedesktop.systemd1',\
                     interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
 
+/// How many tasks a machine's unit may have where nobody says otherwise: what machined and systemd-nspawn@.service give a machine
+/// instead of a unit's default, 15 % of all. units/osier@.service has the same.
+pub const TASKS: u64 = 16384;
+
 /// How long a machine's end may take to be noticed before the scope is told to stop.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -189,8 +193,7 @@ fn start_scope(
         ("Slice", Value::from(slice)),
         ("CollectMode", Value::from("inactive-or-failed")),
         ("Controller", Value::from(controller)),
-        // What machined and systemd-nspawn@.service give a machine instead of a unit's default, 15 % of all.
-        ("TasksMax", Value::from(16384_u64)),
+        ("TasksMax", Value::from(TASKS)),
     ];
     properties.extend(wanted.iter().map(|property| (property.name(), property.value().to_variant())));
     let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
@@ -319,12 +322,17 @@ pub fn set_properties(unit: &str, properties: &[Property]) -> Result<(), BusErro
 /// How a service ended (man 5 systemd.exec, `$SERVICE_RESULT`).
 pub(super) fn service_result(bus: &Connection, unit: &str) -> Option<String> {
     let path = find_unit(bus, unit).ok()??;
-    let service = Object {
-        destination: DESTINATION,
-        path: path.as_str(),
-        interface: "org.freedesktop.systemd1.Service",
-    };
-    read_property(bus, service, "Result").ok()
+    read_property(bus, service(&path), "Result").ok()
+}
+
+/// The pid of a service's main process; `None` where there is no such service, 0 where it has none.
+pub(super) fn main_process(bus: &Connection, unit: &str) -> Result<Option<u32>, BusError> {
+    let Some(path) = find_unit(bus, unit)? else { return Ok(None) };
+    Ok(Some(read_property(bus, service(&path), "MainPID")?))
+}
+
+fn service(path: &OwnedObjectPath) -> Object<'_> {
+    Object { destination: DESTINATION, path: path.as_str(), interface: "org.freedesktop.systemd1.Service" }
 }
 
 /// Whether PID 1 has a unit of this name loaded; for verbs.

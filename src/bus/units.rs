@@ -10,7 +10,7 @@ use zbus::zvariant::OwnedObjectPath;
 
 use super::BusError;
 use super::call::{arguments, call, open};
-use super::systemd::{JobRemoved, MANAGER, no_systemd, service_result};
+use super::systemd::{JobRemoved, MANAGER, main_process, no_systemd, service_result};
 
 /// The unit that boots the machine `name`: the template's instance, as machinectl names systemd-nspawn's.
 pub fn service_name(name: &str) -> String {
@@ -82,6 +82,40 @@ impl Starting {
                 unit: self.unit.clone(),
                 result: result.unwrap_or(removed.result),
             });
+        }
+    }
+}
+
+/// A service that is not to be started again when its main process ends, whatever its `Restart=` says.
+#[derive(Debug)]
+pub struct Retirement {
+    bus: Connection,
+    unit: String,
+}
+
+impl Retirement {
+    /// Of the service `unit`, if `main` is its main process. Without PID 1 on the bus there is none.
+    ///
+    /// # Errors
+    /// [`BusError::NoBus`], [`BusError::NoSystemd`], and what PID 1 says.
+    pub fn prepare(unit: &str, main: u32) -> Result<Option<Self>, BusError> {
+        if !unit.ends_with(".service") {
+            return Ok(None);
+        }
+        let bus = open()?;
+        Ok((main_process(&bus, unit)? == Some(main)).then(|| Self { bus, unit: unit.to_owned() }))
+    }
+
+    /// Has PID 1 stop it: what ends then ends because somebody said so (man 5 systemd.service, `Restart=`). Does not wait for that.
+    ///
+    /// # Errors
+    /// As [`Retirement::prepare`].
+    pub fn ask(&self) -> Result<(), BusError> {
+        match call(&self.bus, MANAGER, "StopUnit", &(&self.unit, "replace")) {
+            Ok(_) => Ok(()),
+            // It has ended and was forgotten.
+            Err(failure) if failure.is(&["NoSuchUnit"]) => Ok(()),
+            Err(failure) => Err(no_systemd(failure)),
         }
     }
 }

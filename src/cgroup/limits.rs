@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::size;
 
 pub use device::Device;
-pub use held::{await_held, held};
+pub use held::{await_held, changed, held};
 pub use key::{KEYS, Key};
 pub use parse::parse;
 pub use write::{Refused, write};

@@ -58,6 +58,9 @@ pub struct Restore {
     /// Do not wait for its end: it goes on in the background, as after `osier start`
     #[arg(short, long, conflicts_with = "console")]
     pub background: bool,
+    /// Stay in the unit that osier was started in, make no scope
+    #[arg(long, conflicts_with = "background")]
+    pub keep_unit: bool,
     /// What does it.
     #[command(flatten)]
     pub tool: Tool,

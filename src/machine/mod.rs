@@ -2,9 +2,11 @@
 //! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), how requests reach its init
 //! ([`errand`], by a [`command`]), what other commands read about it ([`record`]), what they wait for ([`watch`]), which of
 //! its processes they open ([`process`]) and how they get in ([`door`]), how one is held still
-//! ([`hold`]) and saved ([`snapshot`], [`timers`]), how its clocks go on in the next ([`continuity`]). [`leftovers`] is what is left when its
+//! ([`hold`]) and saved ([`snapshot`], [`timers`]), what it may use by now
+//! ([`allowance`]), how its clocks go on in the next ([`continuity`]). [`leftovers`] is what is left when its
 //! supervisor was killed.
 
+mod allowance;
 pub mod attachment;
 mod command;
 mod continuity;

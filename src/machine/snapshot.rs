@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::unistd::Pid;
 use rustix::process::pidfd_send_signal;
 
+use super::allowance::{self, Maker};
 use super::door::Door;
 use super::hold::Hold;
 use super::process::{is_supervised, open_supervisor};
@@ -20,6 +21,7 @@ use super::record::{Checkpointable, Record, Store};
 use super::supervise::SAVED;
 use super::timers;
 use super::watch::{Outcome, Watch};
+use crate::bus::units::Retirement;
 use crate::cgroup::PAYLOAD;
 use crate::cgroup::freezer::{Freezer, Motion};
 use crate::cgroup::tree;
@@ -345,6 +347,7 @@ impl Still<'_> {
     /// What cannot be read of the machine or the host.
     pub fn manifest(&self, criu: &Criu) -> Result<Manifest> {
         let Candidate { record, settings, checkpointable, .. } = self.candidate;
+        let maker = if record.unit.is_some() { Maker::Unit } else { Maker::Osier };
         let cgroup = tree::capture(&self.candidate.payload())
             .map_err(|failed| Error::io(format!("cannot read {}", failed.path.display()), &failed.error))?;
         Ok(Manifest {
@@ -359,7 +362,7 @@ impl Still<'_> {
                 init: record.init.map(|init| init.to_string()),
                 os: record.os.clone(),
             },
-            settings: settings.clone(),
+            settings: allowance::noted(settings, &self.candidate.cgroup, maker),
             clocks: self.stop.clocks,
             timers: self.stop.timers.clone(),
             cgroup: cgroup.into_iter().filter(|directory| !is_visitors(&directory.path)).collect(),
@@ -414,8 +417,15 @@ impl Still<'_> {
         let Candidate { store, record, .. } = self.candidate;
         let what = || format!("cannot end '{}'", record.name);
         let mut watch = Watch::open(store, [record]).context(what)?;
+        let unit = record.unit.as_deref();
+        // Where nobody can be asked nobody starts it again.
+        let retirement = unit.and_then(|unit| Retirement::prepare(unit, record.supervisor).ok().flatten());
         if let Some(supervisor) = open_supervisor(store, record).context(what)? {
             pidfd_send_signal(supervisor.as_fd(), SAVED).map_err(io::Error::from).context(what)?;
+        }
+        // After that word, or it would be asked to shut down; what is saved must not be booted as well, whatever Restart= says.
+        if let Some(Err(error)) = retirement.as_ref().map(Retirement::ask) {
+            crate::error::say(format_args!("osier: cannot stop '{}': {error}\n", unit.unwrap_or_default()));
         }
         let deadline = Instant::now() + CLEANUP;
         match watch.until(Some(deadline), || Ok(!is_supervised(store, record)))? {

@@ -57,6 +57,7 @@ fn go_on(options: &Boot, from: &Path, said: &Settings) -> Result<u8> {
         tree: Some(tree.path()),
         clock: "continue",
         console: None,
+        keep_unit: false,
         quiet: options.options.invocation.quiet,
         anew: Some(&settings),
     };
@@ -128,6 +129,7 @@ fn unpacking(from: &Path, name: &str) -> Restore {
         clock: "continue".to_owned(),
         console: None,
         background: false,
+        keep_unit: false,
         tool: Tool { criu: None, quiet: true },
     }
 }
@@ -167,6 +169,7 @@ fn settings(said: &Settings, manifest: &Manifest) -> Result<Settings> {
         // What a throw-away layer holds cannot be saved.
         checkpointable: booted.checkpointable.filter(|_| said.ephemeral.is_none()),
         ephemeral: said.ephemeral.clone(),
+        keep_unit: None,
         ..booted
     })
 }

@@ -45,6 +45,7 @@ fn restore(options: &Restore) -> Result<u8> {
         tree: options.tree.as_deref(),
         clock: &options.clock,
         console: options.console.as_deref().or(options.background.then_some("passive")),
+        keep_unit: options.keep_unit,
         quiet: options.tool.quiet,
         anew: None,
     };
@@ -153,6 +154,8 @@ pub(super) struct Wish<'a> {
     pub(super) clock: &'a str,
     /// Its console, if not what it was.
     pub(super) console: Option<&'a str>,
+    /// It stays in the unit that osier is in. Whether it did before says nothing of here.
+    pub(super) keep_unit: bool,
     /// Nothing is said of it but errors.
     pub(super) quiet: bool,
     /// What it was booted with is not to be kept altogether: it is another machine, with these settings.
@@ -225,8 +228,13 @@ pub(super) fn booted_with(manifest: &Manifest) -> Result<Settings> {
 
 /// What the machine was booted with, but for what was said otherwise.
 fn settings(wish: &Wish<'_>, manifest: &Manifest) -> Result<Settings> {
-    let settings = booted_with(manifest)?;
+    let mut settings = booted_with(manifest)?;
+    if wish.keep_unit {
+        // A unit that is kept has its own.
+        (settings.slice, settings.property) = (None, Vec::new());
+    }
     Ok(Settings {
+        keep_unit: wish.keep_unit.then(|| Setting::flag("--keep-unit", "yes")),
         machine: Some(Setting::flag("--name", wish.name.unwrap_or(&manifest.machine.name))),
         uuid: manifest.machine.id.map(|id| Setting::flag("--uuid", id.to_string())),
         console: wish.console.map(|mode| Setting::flag("--console", mode)),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::write::{read, read_cpu_max};
+use super::write::{PERIOD, read, read_cpu_max};
 use super::{Amount, Key, Limit, parse};
 
 /// How long PID 1 has: it answers first and writes then.
@@ -46,6 +46,55 @@ pub fn held(limits: &[Limit], cgroup: &Path) -> Vec<Limit> {
     let mut once = Vec::new();
     super::add(&mut once, found);
     once
+}
+
+/// What `cgroup` limits otherwise than `expected` says, and than by default where that says nothing: the file, and what is in it, a
+/// line each. A file that cannot be read says nothing.
+pub fn changed(expected: &[Limit], cgroup: &Path) -> Vec<(Key, &'static str, String)> {
+    let mut found = Vec::new();
+    for (file, key) in Key::files() {
+        let Ok(text) = fs::read_to_string(cgroup.join(file)) else { continue };
+        for line in lines(file, &text, expected, cgroup) {
+            let limits = parse(key, &line).unwrap_or_default();
+            if limits.iter().any(|limit| is_new(limit, expected, cgroup)) {
+                found.push((key, file, line));
+            }
+        }
+    }
+    found
+}
+
+/// Of the disks, those that are limited, and those that are not any more.
+fn lines(file: &str, text: &str, expected: &[Limit], cgroup: &Path) -> Vec<String> {
+    if file != "io.max" {
+        return vec![text.lines().next().unwrap_or_default().trim_start_matches("default ").to_owned()];
+    }
+    let known = expected.iter().filter(|limit| matches!(limit, Limit::Io(..)));
+    let known = known.filter_map(|limit| read(limit, cgroup).ok());
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).chain(known).collect();
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+fn is_new(limit: &Limit, expected: &[Limit], cgroup: &Path) -> bool {
+    match expected.iter().find(|expected| limit.replaces(expected)) {
+        Some(expected) => !is_held(expected, cgroup),
+        None => !is_default(limit),
+    }
+}
+
+/// Whether a new cgroup has it (Documentation/admin-guide/cgroup-v2.rst).
+fn is_default(limit: &Limit) -> bool {
+    match limit {
+        Limit::MemoryMax(amount) | Limit::MemoryHigh(amount) | Limit::MemorySwapMax(amount) => {
+            *amount == Amount::Unlimited
+        }
+        Limit::CpuShare(limit) | Limit::PidsMax(limit) | Limit::Io(_, _, limit) => limit.is_none(),
+        Limit::CpuPeriod(period) => *period == PERIOD,
+        Limit::CpuWeight(weight) | Limit::IoWeight(weight) => *weight == 100,
+        Limit::Cpus(list) | Limit::Mems(list) => list.is_empty(),
+    }
 }
 
 fn is_held(limit: &Limit, cgroup: &Path) -> bool {

@@ -20,7 +20,7 @@ use super::{Amount, Limit};
 use crate::error::Error;
 
 /// Microseconds: the kernel's own period.
-const PERIOD: u64 = 100_000;
+pub(super) const PERIOD: u64 = 100_000;
 
 /// A limit that the kernel did not take; none of those asked for at the same time holds.
 #[derive(Debug)]

@@ -266,6 +266,7 @@ impl Ready {
             tree: Some(&tree),
             clock: &options.clock,
             console: Some("passive"),
+            keep_unit: false,
             quiet: true,
             anew: None,
         };
