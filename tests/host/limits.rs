@@ -11,7 +11,7 @@ use crate::machine::{
 };
 
 /// Whether this tier has the controllers; where it has not, `option` has to be refused.
-fn has(option: &str, controller: &str) -> bool {
+pub(crate) fn has(option: &str, controller: &str) -> bool {
     if std::env::var("OSIER_TIER").is_ok_and(|tier| tier == "vm") {
         return true;
     }
@@ -23,7 +23,7 @@ fn has(option: &str, controller: &str) -> bool {
     false
 }
 
-fn text(cgroup: &Path, file: &str) -> String {
+pub(crate) fn text(cgroup: &Path, file: &str) -> String {
     fs::read_to_string(cgroup.join(file)).unwrap_or_else(|error| panic!("{file}: {error}")).trim().to_owned()
 }
 
@@ -43,17 +43,17 @@ fn osier_set(arguments: &[&str]) {
 }
 
 /// The numbers of the disk that the host runs from.
-fn disk() -> String {
+pub(crate) fn disk() -> String {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).expect("a root");
     root.split(' ').nth(2).expect("its device").to_owned()
 }
 
 /// A machine's settings file, removed after the scenario.
-struct Kept(PathBuf);
+pub(crate) struct Kept(PathBuf);
 
 impl Kept {
-    fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         Self(Path::new("/etc/systemd/nspawn").join(format!("{name}.nspawn")))
     }
 

@@ -8,7 +8,7 @@ use crate::machine::{Machine, command, inside, osier, said, scope_of, shown, tre
 use crate::terminal::Terminal;
 
 /// A property of a machine's object on the bus, as busctl writes it.
-fn on_bus(name: &str, property: &str) -> String {
+pub(crate) fn on_bus(name: &str, property: &str) -> String {
     let machined = "org.freedesktop.machine1";
     let manager = ["call", machined, "/org/freedesktop/machine1", "org.freedesktop.machine1.Manager"];
     let object = said("busctl", &[&manager[..], &["GetMachine", "s", name]].concat());

@@ -10,6 +10,7 @@ mod machine;
 mod terminal;
 
 mod background;
+mod checkpoint;
 mod ends;
 mod inits;
 mod limits;
@@ -64,6 +65,13 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("set_keeps_the_rest_of_the_file", limits::set_in_files),
     ("a_unit_that_is_kept_is_limited", limits::kept_unit),
     ("limits_are_files_without_systemd", limits::without_systemd),
+    ("a_machine_in_a_scope_is_saved_and_goes_on", checkpoint::saved_and_restored),
+    ("a_checkpoint_that_fails_leaves_it_registered", checkpoint::saved_in_vain),
+    ("a_restore_that_fails_leaves_no_scope", checkpoint::restored_in_vain),
+    ("a_machine_of_the_unit_is_saved_and_not_restarted", checkpoint::of_the_unit),
+    ("limits_come_back_with_a_machine", checkpoint::limited),
+    ("a_machine_that_migrates_is_registered_once", checkpoint::migrated),
+    ("precopy_where_the_kernel_tracks_pages", checkpoint::precopied),
     ("register_no_keeps_machined_out", registration::none),
     ("register_yes_wants_machined", registration::without_machined),
     ("register_yes_wants_a_bus", registration::without_bus),
