@@ -70,7 +70,7 @@ pub struct Cpu {
     pub flags: BTreeSet<String>,
 }
 
-/// Something that a checkpoint relies on and this host has not.
+/// Something that a checkpoint relies on and this host has not; shown as a sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     /// What to do about it.
@@ -90,7 +90,7 @@ pub enum Weight {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
+        write!(f, "the checkpoint was made {}", self.what)
     }
 }
 
@@ -217,10 +217,11 @@ mod tests {
         (more.kernel, more.boot_id, more.machine_id) = ("999.1".to_owned(), String::new(), String::new());
         (more.cpu.family, more.cpu.model) = ("1".to_owned(), "2 Another".to_owned());
         assert_eq!(said(&here, &more), []);
-        let text = "on a CPU with avx9000, which this one lacks".to_owned();
+        let made = "the checkpoint was made on";
+        let text = format!("{made} a CPU with avx9000, which this one lacks");
         let calls =
-            format!("on a kernel with the system calls teleport, which this one ({}) lacks", here.kernel);
-        let older = format!("on Linux 999.1, and this host has the older {}", here.kernel);
+            format!("{made} a kernel with the system calls teleport, which this one ({}) lacks", here.kernel);
+        let older = format!("{made} Linux 999.1, and this host has the older {}", here.kernel);
         let all = [(Weight::Refuse, text), (Weight::Refuse, calls), (Weight::Warn, older)];
         assert_eq!(said(&more, &here), all);
     }
@@ -231,7 +232,10 @@ mod tests {
         let other = HostMark { arch: "riscv64".to_owned(), ..HostMark::default() };
         assert_eq!(
             said(&other, &here),
-            [(Weight::Refuse, format!("for riscv64, and this host is {}", here.arch))]
+            [(
+                Weight::Refuse,
+                format!("the checkpoint was made for riscv64, and this host is {}", here.arch)
+            )]
         );
         let mut other = here.clone();
         (other.page_size, other.cpu.vendor) = (16384, "Nobody".to_owned());

@@ -6,10 +6,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::may::may;
-use super::unknown;
 use indicatif::BinaryBytes;
 
+use super::may::may;
+use super::unknown;
 use crate::checkpoint::listing::{Depth, Listing};
 use crate::checkpoint::{self, Compression, Draft, Form, TREE, TREE_COMPRESSED, Watch};
 use crate::cli::Checkpoint;
@@ -21,7 +21,7 @@ use crate::interrupt::Interrupt;
 use crate::machine::record::Store;
 use crate::machine::snapshot::{Candidate, Still};
 
-/// Where checkpoints are that were not said to be elsewhere.
+/// Where checkpoints are that were not said to be elsewhere, and the images of machines on their way.
 const DIRECTORY: &str = "/var/lib/osier/checkpoints";
 
 /// Saves a machine. It ends, or goes on where that was asked for.
@@ -127,11 +127,7 @@ fn pack(root: &Path, into: &Path, compressed: bool, interrupt: &Interrupt) -> Re
 fn target(options: &Checkpoint) -> Result<(PathBuf, Form)> {
     let target = match &options.to {
         Some(target) => target.clone(),
-        None => {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY);
-            made.context(|| format!("cannot make {DIRECTORY}"))?;
-            Path::new(DIRECTORY).join(&options.name)
-        }
+        None => directory()?.join(&options.name),
     };
     let form = match Form::of(&target) {
         Form::File(_) if options.content.compress => Form::File(Compression::Zstd),
@@ -148,6 +144,16 @@ fn target(options: &Checkpoint) -> Result<(PathBuf, Form)> {
             .because("there is something of that name")
             .hint("--to names another place")),
     }
+}
+
+/// [`DIRECTORY`], made where it is not there: root's alone, for a machine's memory has its secrets in it.
+///
+/// # Errors
+/// What mkdir(2) gives.
+pub(super) fn directory() -> Result<PathBuf> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY);
+    made.context(|| format!("cannot make {DIRECTORY}"))?;
+    Ok(DIRECTORY.into())
 }
 
 /// Breaks off when a signal has come.

@@ -210,14 +210,17 @@ pub(super) fn with(
     run(wanted, Company { revival: Some(revival), ..Company::default() }, &sources)
 }
 
-/// Refuses a checkpoint of a machine that could not run here.
+/// Refuses a checkpoint of a machine that could not run here, and says what one that can may miss.
 pub(super) fn suits(there: &HostMark) -> Result<()> {
     let here = HostMark::read().context(|| "cannot look at the host")?;
     let differences = there.compare(&here);
-    match differences.iter().find(|difference| difference.weight == Weight::Refuse) {
-        Some(difference) => Err(Error::new(Kind::Unsupported, difference.to_string())),
-        None => Ok(()),
+    if let Some(refused) = differences.iter().find(|difference| difference.weight == Weight::Refuse) {
+        return Err(Error::new(Kind::Unsupported, refused.to_string()));
     }
+    for warning in differences {
+        crate::error::say(format_args!("osier: {warning}\n"));
+    }
+    Ok(())
 }
 
 /// What the machine of a checkpoint was booted with.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::carrier::{Carried, Carrier};
 use indicatif::BinaryBytes;
 
+use super::carrier::{Carried, Carrier};
 use crate::checkpoint::listing::{Depth, Listing};
 use crate::checkpoint::{self, Draft, Form, HostMark, Manifest, Member};
 use crate::cli::Migrate;
@@ -22,12 +22,10 @@ use crate::interrupt::Interrupt;
 use crate::machine::record::Store;
 use crate::machine::snapshot::{Candidate, Still};
 use crate::migration::protocol::{Broken, Calling, Fate, Hello, NotTaken, Offering};
-use crate::verb::checkpoint::Progress;
+use crate::verb::checkpoint::{Progress, directory};
 use crate::verb::may::may;
 use crate::verb::unknown;
 
-/// Where the images are until the machine runs there.
-const DIRECTORY: &str = "/var/lib/osier/checkpoints";
 /// How long the target is asked what became of a machine that was given away.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long between two of these questions.
@@ -62,9 +60,8 @@ pub(super) fn send(name: &str, options: &Migrate, store: &Store) -> Result<()> {
             .because("this kernel does not track which pages change (CONFIG_MEM_SOFT_DIRTY)")
             .hint("leave it out: memory is sent while the machine stands still"));
     }
-    std::fs::create_dir_all(DIRECTORY).context(|| format!("cannot make {DIRECTORY}"))?;
     let id = MachineId::random().context(|| "cannot make an ID")?;
-    let target = Path::new(DIRECTORY).join(format!("{name}-{id}"));
+    let target = directory()?.join(format!("{name}-{id}"));
     let size = candidate.size()?;
     checkpoint::require(&target, Form::Directory, size)?;
     let draft = Draft::begin(&target, Form::Directory)?;

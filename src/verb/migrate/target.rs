@@ -20,13 +20,10 @@ use crate::interrupt::Interrupt;
 use crate::machine::record::Store;
 use crate::migration::ledger::{Entry, Ledger};
 use crate::migration::protocol::{Asked, Broken, Call, Hello, Listening, Next, Receiving, Restoring};
-use crate::verb::checkpoint::Progress;
+use crate::verb::checkpoint::{Progress, directory};
 use crate::verb::restore::{Wish, suits};
 use crate::verb::{restore, start};
 use crate::wire::Wire;
-
-/// Where the images are until the machine runs.
-const DIRECTORY: &str = "/var/lib/osier/checkpoints";
 
 /// Between the supervisor, which restores, and this process, which has the link.
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,12 +89,7 @@ fn ready(options: &Migrate, store: &Store, hello: &Hello) -> Result<Ready> {
             .hint("--to-name=NAME gives it another one"));
     }
     let tree = Place::find(options.tree.as_deref(), &name, hello)?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(DIRECTORY)
-        .context(|| format!("cannot make {DIRECTORY}"))?;
-    let target = Path::new(DIRECTORY).join(format!("{name}-{}", hello.id));
+    let target = directory()?.join(format!("{name}-{}", hello.id));
     checkpoint::require(&target, Form::Directory, hello.memory)?;
     let draft = Draft::begin(&target, Form::Directory)?;
     let entry = Ledger::default().begin(hello.id).context(|| "cannot begin to receive it")?;
