@@ -10,6 +10,7 @@ use signal_hook::SigId;
 #[derive(Debug)]
 pub struct Interrupt {
     came: Arc<AtomicBool>,
+    heeded: AtomicBool,
     registered: Vec<SigId>,
 }
 
@@ -23,7 +24,7 @@ impl Interrupt {
     /// # Errors
     /// What sigaction(2) gives.
     pub fn watch() -> io::Result<Self> {
-        let mut this = Self { came: Arc::default(), registered: Vec::new() };
+        let mut this = Self { came: Arc::default(), heeded: AtomicBool::new(true), registered: Vec::new() };
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
             this.registered.push(signal_hook::flag::register(signal, Arc::clone(&this.came))?);
         }
@@ -35,7 +36,13 @@ impl Interrupt {
     /// # Errors
     /// [`Interrupted`] when one came.
     pub fn check(&self) -> Result<(), Interrupted> {
-        if self.came.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
+        let came = self.came.load(Ordering::SeqCst) && self.heeded.load(Ordering::SeqCst);
+        if came { Err(Interrupted) } else { Ok(()) }
+    }
+
+    /// From now on nobody is to stop: what is under way cannot be taken back.
+    pub fn heed_no_more(&self) {
+        self.heeded.store(false, Ordering::SeqCst);
     }
 }
 

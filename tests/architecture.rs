@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 /// Arrows between modules of one floor, with the reason for each.
-const SIDEWAYS: [(&str, &str); 14] = [
+const SIDEWAYS: [(&str, &str); 15] = [
     ("verb", "cli"),             // a verb gets its parsed options
     ("launch", "machine"),       // what was launched becomes a machine
     ("machine", "session"),      // an init that knows no signal is asked by a command inside
@@ -19,6 +19,7 @@ const SIDEWAYS: [(&str, &str); 14] = [
     ("image", "clock"),          // where its machine's clocks are stands beside it
     ("transfer", "image"),       // a machine's side of a copy is a tree
     ("migration", "checkpoint"), // what is sent is one, piece by piece
+    ("migration", "criu"),       // pages of memory that come later
     ("checkpoint", "cgroup"),    // a checkpoint has the machine's cgroups in their own type
     ("checkpoint", "net"),       // and what the host made of its link
     ("criu", "namespace"),       // which kinds CRIU can save

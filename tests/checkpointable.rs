@@ -282,6 +282,7 @@ impl Saved {
             external: vec![console, format!("veth[host0]:{link}")],
             inherit: vec![(self.terminal.clone(), slave.as_fd())],
             cgroup_root: Some(&in_cgroup2(&payload)),
+            lazy: None,
             interrupt: None,
         };
         let result = criu().restore(&restore, &mut |hook, _| match hook {

@@ -240,6 +240,7 @@ impl Subject {
             external: Vec::new(),
             inherit: Vec::new(),
             cgroup_root: None,
+            lazy: None,
             interrupt: None,
         };
         let restored = criu().restore(&restore, ask);

@@ -99,8 +99,12 @@ struct Course {
 
 impl Course {
     fn new() -> Self {
+        Self::of(INIT)
+    }
+
+    fn of(init: &str) -> Self {
         let tree = Tree::minimal();
-        tree.executable("sbin/init", INIT);
+        tree.executable("sbin/init", init);
         tree.file("etc/machine-id", format!("{:032x}\n", u128::from(std::process::id()) << 64 | 0x4a));
         let scratch = Scratch::new();
         let there = Side::below(scratch.path());
@@ -475,5 +479,182 @@ fn two_pipes_are_a_way() {
     let target = support::machine::wait(&mut target, &|| "the target".to_owned());
     assert!(source.success() && target.success(), "{source} {target}");
     assert_eq!(course.assert_one().name, course.there.name);
+    course.end();
+}
+
+/// It has some memory that it can say whether it is what it was.
+const HEAVY: &str = r#"#!/bin/sh
+export PATH=/bin:/sbin
+trap 'poweroff -f' 15 38
+memory=$(head -c 24000000 /dev/urandom | base64)
+sum=$(echo "$memory" | md5sum)
+echo counting
+count=0
+while :; do
+    count=$((count + 1))
+    echo $count >/run/count
+    if [ -e /run/compare ]; then
+        rm /run/compare
+        [ "$(echo "$memory" | md5sum)" = "$sum" ] && echo same >/run/compared || echo other >/run/compared
+    fi
+    sleep 0.02
+done
+"#;
+
+impl Side {
+    /// Its memory is what it was.
+    fn assert_same(&self) {
+        let leader = show(&self.name).unwrap()["leader"].clone();
+        let run = PathBuf::from(format!("/proc/{leader}/root/run"));
+        let _ = fs::remove_file(run.join("compared"));
+        fs::write(run.join("compare"), "").unwrap();
+        let said = await_some("its memory to be compared", || {
+            fs::read_to_string(run.join("compared")).ok().filter(|said| said.ends_with('\n'))
+        });
+        assert_eq!(said, "same\n");
+    }
+}
+
+impl Course {
+    fn lazily(&self, ssh: &Path) -> Command {
+        let mut command = Self::command(&self.here, &self.there, ssh);
+        command.arg("--postcopy");
+        command
+    }
+
+    /// It stands still here and is not there; who knows that may let it go on.
+    fn assert_held_here(&self) {
+        await_that("the target's end", || leftovers::of(&self.there.name, &self.there.tree).is_empty());
+        let count = await_some("the count here", || self.here.count());
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(self.here.count(), Some(count), "it goes on");
+        let thawed = output(&mut osier(["thaw", &self.here.name]));
+        assert!(thawed.status.success(), "{thawed:?}");
+        self.assert_stayed();
+        self.here.assert_same();
+    }
+}
+
+/// Most of its memory comes when it runs there already.
+#[test]
+fn post_copy_there_and_back() {
+    let course = Course::of(HEAVY);
+    let ssh = course.ssh(None);
+    let (here, there) = (&course.here, &course.there);
+    let began = here.count().unwrap();
+    for (from, to) in [(here, there), (there, here)] {
+        let went = course.migrate(Course::command(from, to, &ssh).arg("--postcopy"));
+        eprintln!("{}", said(&went).trim());
+        assert_went(&went);
+        assert_eq!(course.assert_one().name, to.name);
+        to.assert_same();
+    }
+    assert!(here.count().unwrap() > began);
+    // All of it is there: it can go on from there without.
+    let on = course.migrate(&mut Course::command(here, there, &ssh));
+    eprintln!("without: {}", said(&on).trim());
+    assert_went(&on);
+    there.assert_same();
+    course.end();
+}
+
+#[test]
+fn a_link_that_breaks_under_post_copy_leaves_it_here() {
+    let course = Course::of(HEAVY);
+    // While it is the source's, and when it is not any more.
+    for (direction, word, when, words) in [
+        ("up", "{\"Images\"", "within", "cannot migrate"),
+        ("down", "\"Restored\"", "before", "cannot migrate"),
+        ("up", "\"Go\"", "before", "the link broke at the last moment"),
+        ("down", "\"Running\"", "before", "it ran there and has ended"),
+        ("down", "\"Running\"", "after", "it ran there and has ended"),
+    ] {
+        let cut = Cut { direction, word, when };
+        let ssh = course.ssh(Some(cut));
+        let went = course.migrate(&mut course.lazily(&ssh));
+        let done = course.scratch.path().join("cut");
+        assert!(done.exists(), "{cut:?} never came: {}", said(&went));
+        fs::remove_file(done).unwrap();
+        eprintln!("{cut:?}: {}", said(&went).trim());
+        assert_refused(&went, &[words]);
+        match word {
+            "\"Running\"" => course.assert_held_here(),
+            _ => {
+                await_that("the target's end", || {
+                    leftovers::of(&course.there.name, &course.there.tree).is_empty()
+                });
+                course.assert_stayed();
+            }
+        }
+    }
+    // All has come, and only the word for it has not.
+    let ssh = course.ssh(Some(Cut { direction: "down", word: "\"Whole\"", when: "before" }));
+    assert_went(&course.migrate(&mut course.lazily(&ssh)));
+    assert_eq!(course.assert_one().name, course.there.name);
+    course.there.assert_same();
+    course.end();
+}
+
+#[test]
+fn whoever_is_killed_under_post_copy_it_runs_on_one_side() {
+    for kills in ["source", "target"] {
+        let course = Course::of(HEAVY);
+        let ssh = course.ssh(Some(Cut { direction: "down", word: "\"Running\"", when: "pause" }));
+        let mut command = course.lazily(&ssh);
+        let mut source = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pause = course.scratch.path().join("cut");
+        await_that("it to run there", || pause.exists());
+        // What of it is not there cannot be saved either.
+        let mut save = osier(["checkpoint", &course.there.name]);
+        save.args(std::env::var("OSIER_CRIU").map(|criu| format!("--criu={criu}")).ok());
+        assert_refused(&output(&mut save), &["still arriving"]);
+        let target = fs::read_to_string(course.scratch.path().join("target")).unwrap();
+        let pid = if kills == "source" { source.id() } else { receiver(target.parse().unwrap()) };
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+        if kills == "target" {
+            await_death(pid);
+        }
+        fs::remove_file(pause).unwrap();
+        let status = support::machine::wait(&mut source, &|| kills.to_owned());
+        assert!(!status.success());
+        course.assert_held_here();
+        course.end();
+    }
+}
+
+/// The process that receives, which the shell `pid` has started or has become.
+fn receiver(pid: u32) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let is_osier = |pid: &u32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(program().to_str().unwrap())
+    };
+    let mut all = children.split_whitespace().filter_map(|child| child.parse().ok());
+    if is_osier(&pid) { pid } else { all.find(is_osier).unwrap() }
+}
+
+#[test]
+fn post_copy_is_refused_where_criu_cannot() {
+    let course = Course::new();
+    let ssh = course.ssh(None);
+    // It answers what is asked before anything comes: that it is 4.1.1, and what it can do, which is nothing. (The 10 in two bytes,
+    // at one the shell takes it for the end of a line and of the packet.)
+    let criu = course.scratch.path().join("criu");
+    let script = r"#!/bin/bash
+kind=$(dd bs=4096 count=1 <&$3 2>/dev/null | od -An -tu1 -N2)
+case $kind in
+    *' 10') printf '\x08\x8a\x00\x10\x01\x52\x06\x08\x04\x10\x01\x20\x01' >&$3 ;;
+    *' 9') printf '\x08\x09\x10\x01\x42\x04\x08\x00\x10\x00' >&$3 ;;
+esac
+";
+    fs::write(&criu, script).unwrap();
+    fs::set_permissions(&criu, fs::Permissions::from_mode(0o755)).unwrap();
+    let whole = course.lazily(&ssh);
+    let arguments = whole.get_args().map(|argument| argument.to_str().unwrap().to_owned());
+    let mut command = osier(arguments.filter(|argument| !argument.starts_with("--remote-criu")));
+    command.arg(format!("--remote-criu={}", criu.display()));
+    let went = course.migrate(&mut command);
+    assert_refused(&went, &["--postcopy", "CONFIG_USERFAULTFD"]);
+    course.assert_stayed();
     course.end();
 }

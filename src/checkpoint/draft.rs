@@ -93,6 +93,16 @@ impl Draft {
         self.directory().join(IMAGES)
     }
 
+    /// A directory for what belongs to it and is not in it. It is made, and goes with the draft.
+    ///
+    /// # Errors
+    /// What mkdir(2) gives.
+    pub fn beside(&self) -> Result<PathBuf, CheckpointError> {
+        let path = self.scratch.path().join("beside");
+        make_directory(&path).writing(&self.target)?;
+        Ok(path)
+    }
+
     /// Where CRIU puts the images of the `number`th copy of memory beforehand, from 1. It is made.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use super::Tool;
     osier migrate [OPTIONS] --from-pipe",
     group(ArgGroup::new("where").args(["host", "to_pipe", "from_pipe"]).required(true))
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option that is there or not")]
 pub struct Migrate {
     /// Machine; it has to be one that was booted with --checkpointable
     #[arg(required_unless_present = "from_pipe", conflicts_with = "from_pipe")]
@@ -38,6 +39,9 @@ pub struct Migrate {
     /// Send memory before the machine stands still, and then again what has changed; N rounds [default: 2]
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2", require_equals = true)]
     pub precopy: Option<u32>,
+    /// Let it go on there before most of its memory has come, which follows; a link that breaks then ends it there
+    #[arg(long, conflicts_with_all = ["precopy", "from_pipe"])]
+    pub postcopy: bool,
     /// Program and arguments that lead to the host
     #[arg(long, value_name = "COMMAND", default_value = "ssh")]
     pub ssh: String,

@@ -2,10 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -25,6 +28,8 @@ pub(super) struct Conversation<'a> {
     pub(super) log: &'a Path,
     pub(super) interrupt: Option<&'a Interrupt>,
     pub(super) stop: Stop,
+    /// Hung up when there is no use in going on: CRIU is killed then.
+    pub(super) needs: Option<BorrowedFd<'a>>,
     /// What CRIU is watched for from the first hook on.
     pub(super) watch: Option<Watch>,
 }
@@ -56,7 +61,7 @@ impl Conversation<'_> {
         self.worker.send(request).map_err(Failed::start("talk to criu"))?;
         let mut own: Option<Failed> = None;
         loop {
-            if self.stop == Stop::AtOnce && own.is_none() && self.came() {
+            if self.stop == Stop::AtOnce && own.is_none() && (self.came() || self.is_alone()) {
                 own = Some(Failed::Interrupted);
                 self.worker.kill();
             }
@@ -107,6 +112,11 @@ impl Conversation<'_> {
         self.interrupt.is_some_and(|interrupt| interrupt.check().is_err())
     }
 
+    fn is_alone(&self) -> bool {
+        let poll = |fd| poll(&mut [PollFd::new(fd, PollFlags::empty())], PollTimeout::ZERO);
+        self.needs.is_some_and(|fd| poll(fd).is_ok_and(|hung_up| hung_up > 0))
+    }
+
     fn died(&mut self, status: ExitStatus) -> Failed {
         let how = match (status.signal().map(Signal::try_from), status.code()) {
             (Some(Ok(signal)), _) => format!("was ended by {signal}"),
@@ -150,6 +160,21 @@ impl Directories {
         // What an earlier try has left would be taken for this one's.
         let _ = fs::remove_file(log);
         Ok(Self { images: open(images)?, work: open(log.parent().unwrap_or(Path::new(".")))?, log: name })
+    }
+
+    /// As [`Directories::open`], of a CRIU that is to work in the directory `work`: there is a link to the log, which CRIU wants where
+    /// it works.
+    ///
+    /// # Errors
+    /// [`Failed::Start`] when one cannot be opened or made.
+    pub(super) fn elsewhere(images: &Path, log: &Path, work: &Path) -> Result<Self, Failed> {
+        let mut this = Self::open(images, log)?;
+        let open = || {
+            symlink(log, work.join(&this.log))?;
+            File::open(work)
+        };
+        this.work = open().map_err(Failed::start(format!("use '{}'", work.display())))?;
+        Ok(this)
     }
 
     /// The options that name them.

@@ -122,6 +122,7 @@ impl Criu {
             log: dump.log,
             interrupt: dump.interrupt,
             stop: Stop::AtHook,
+            needs: None,
             watch,
         };
         let request = Request { kind: kind.into(), options: Some(options), ..Request::default() };

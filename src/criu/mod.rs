@@ -5,6 +5,8 @@
 //! to go on ([`Hook`]). What its log says of a failure is made a sentence in [`log`], what its images hold is read and changed in
 //! [`images`], and what is to be done about its defects stands in [`remedy`], each with the versions that have it.
 //!
+//! [`LazyPages`] is a CRIU of another kind: it stays until the memory that a restore did without has come.
+//!
 //! Nothing here knows of machines: the caller says which process, which directory, which terminal.
 
 mod aftermath;
@@ -13,6 +15,7 @@ mod dump;
 mod failure;
 pub mod images;
 mod interception;
+mod lazy;
 pub mod log;
 mod message;
 mod netfilter;
@@ -32,7 +35,8 @@ use std::time::{Duration, Instant};
 
 pub use dump::{Dump, Leave, Memory};
 pub use failure::{Failed, Missing};
-pub use restore::{Restore, Restored};
+pub use lazy::{Asked, LazyPages};
+pub use restore::{Lazy, Restore, Restored};
 pub use version::Version;
 
 use message::{FeatureFlags, Request, Type};

@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Criu, ask};
+use super::Criu;
 
 /// Of what was measured of a restore, this much is what any takes from the time namespace on: links, rules, what waits for the
 /// kernel's readers (RCU).
@@ -16,8 +16,6 @@ const TMPFS: Duration = Duration::from_millis(4);
 const TASK: Duration = Duration::from_millis(10);
 /// Where this was measured CRIU started and answered in this time.
 const STARTUP: Duration = Duration::from_millis(10);
-/// It is asked once more where that took longer than this.
-const BUSY: Duration = Duration::from_millis(15);
 /// So much faster than that no host is taken for.
 const FASTEST: f64 = 0.5;
 /// Bytes of memory that are read in a millisecond, at least.
@@ -28,7 +26,7 @@ impl Criu {
     /// be. A wrong guess is late or waits; nothing depends on it.
     ///
     /// # Errors
-    /// What reading the directory gives, and when CRIU does not answer.
+    /// What reading the directory gives.
     pub fn lead(&self, images: &Path) -> io::Result<Duration> {
         let (mut tasks, mut tmpfs, mut memory) = (0, 0, 0);
         for entry in fs::read_dir(images)? {
@@ -40,18 +38,7 @@ impl Criu {
                 _ => {}
             }
         }
-        let work = (ANY + TMPFS * tmpfs + TASK * tasks).mul_f64(self.slowness()?);
-        Ok(work + Duration::from_millis(memory / READ))
-    }
-
-    fn slowness(&self) -> io::Result<f64> {
-        let mut startup = self.startup;
-        // Something may have come between once: that is not how slow the host is.
-        if startup > BUSY {
-            let asked = Instant::now();
-            ask(&self.program, |worker| worker.ask_version())?;
-            startup = startup.min(asked.elapsed());
-        }
-        Ok(startup.div_duration_f64(STARTUP).max(FASTEST))
+        let slowness = self.startup.div_duration_f64(STARTUP).max(FASTEST);
+        Ok((ANY + TMPFS * tmpfs + TASK * tasks).mul_f64(slowness) + Duration::from_millis(memory / READ))
     }
 }

@@ -36,8 +36,19 @@ pub struct Restore<'a> {
     pub inherit: Vec<(String, BorrowedFd<'a>)>,
     /// `--cgroup-root`: the directory that takes the place of the root of the tasks' cgroups, where it is another one.
     pub cgroup_root: Option<&'a str>,
+    /// Who has the memory that the images have not; nothing where they have all.
+    pub lazy: Option<Lazy<'a>>,
     /// What was said to stop by, if anything.
     pub interrupt: Option<&'a Interrupt>,
+}
+
+/// Who brings memory later.
+#[derive(Debug, Clone, Copy)]
+pub struct Lazy<'a> {
+    /// The directory in which [`Criu::lazy_pages`] works.
+    pub work: &'a Path,
+    /// Hung up when it will not come: then CRIU would wait for it, and for tasks that it itself keeps from ending.
+    pub alive: BorrowedFd<'a>,
 }
 
 /// A process tree that runs.
@@ -60,7 +71,10 @@ impl Criu {
         restore: &Restore<'_>,
         ask: &mut dyn FnMut(Hook, Option<Pid>) -> io::Result<()>,
     ) -> Result<Restored, Failed> {
-        let directories = Directories::open(restore.images, restore.log)?;
+        let directories = match restore.lazy {
+            Some(lazy) => Directories::elsewhere(restore.images, restore.log, lazy.work)?,
+            None => Directories::open(restore.images, restore.log)?,
+        };
         // dup(2) leaves close-on-exec off: they are CRIU's from its start on.
         let inherited: Vec<OwnedFd> = restore
             .inherit
@@ -105,6 +119,7 @@ impl First {
             log: restore.log,
             interrupt: restore.interrupt,
             stop: Stop::AtOnce,
+            needs: restore.lazy.map(|lazy| lazy.alive),
             watch: None,
         };
         let mut asked = |hook, pid: Option<Pid>| {
@@ -142,7 +157,9 @@ impl First {
             }
             Err(failed) => {
                 self.end();
-                aftermath::remove_mounts(restore.log).map_err(Failed::start("remove what criu has left"))?;
+                let log = restore.lazy.and_then(|lazy| Some(lazy.work.join(restore.log.file_name()?)));
+                aftermath::remove_mounts(log.as_deref().unwrap_or(restore.log))
+                    .map_err(Failed::start("remove what criu has left"))?;
                 Err(failed)
             }
         }
@@ -182,6 +199,7 @@ fn options(restore: &Restore<'_>, inherited: &[OwnedFd], base: Options) -> io::R
             .collect(),
         rst_sibling: Some(true),
         manage_cgroups_mode: Some(CGROUPS_SOFT),
+        lazy_pages: restore.lazy.map(|_| true),
         cg_root: cgroup_root(restore.cgroup_root),
         ..base
     })

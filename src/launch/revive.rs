@@ -31,12 +31,13 @@ use crate::checkpoint::{Timer, Unpacked, Working};
 use crate::clock::Offsets;
 use crate::console::pty::{self, Pty};
 use crate::criu::images::Clocks;
-use crate::criu::{Criu, Hook, Restore};
+use crate::criu::{Criu, Hook, Lazy, Restore};
 use crate::duration;
 use crate::error::{Context, Error, Kind, Result};
 use crate::machine::record::Checkpointable;
 use crate::machine::snapshot::{CONSOLE, console_key};
 use crate::machine::state::Ask;
+use crate::machine::tether::Tether;
 use crate::machine::{Attachment, Leader, Running, Signals, Tenure, timers};
 use crate::mount::op::{Node, Op};
 use crate::mount::{live, root};
@@ -71,8 +72,26 @@ pub struct Revival<'a> {
     pub attire: Attire,
     /// Who it is is who it was, or who the plan says.
     pub identity: Identity,
+    /// How memory comes that is not in the checkpoint.
+    pub lazily: Option<Lazily>,
     /// Asked when everything is there and nothing has run yet; a refusal ends it without a trace.
     pub go: Box<dyn FnMut() -> Result<()> + 'a>,
+}
+
+/// Memory that comes while the machine runs already.
+#[derive(Debug)]
+pub struct Lazily {
+    /// Where [`Criu::lazy_pages`] works.
+    pub work: PathBuf,
+    /// What the machine hangs on until all has come.
+    pub tether: Tether,
+}
+
+impl Lazily {
+    /// For CRIU, as the tether becomes the machine's on the way.
+    fn copy(&self) -> io::Result<(PathBuf, OwnedFd)> {
+        Ok((self.work.clone(), self.tether.fd().try_clone_to_owned()?))
+    }
 }
 
 /// Who a machine is that goes on.
@@ -110,6 +129,8 @@ pub fn revive(
     }
     let (criu, log) = (revival.criu, revival.log.clone());
     let cgroup_root = below_root(plan, &payload);
+    let lazily =
+        revival.lazily.as_ref().map(Lazily::copy).transpose().context(|| "cannot hold its memory")?;
     let restore = Restore {
         images: working.path(),
         log: &log,
@@ -117,6 +138,7 @@ pub fn revive(
         external,
         inherit: vec![(console_key(revival.console), slave.as_fd())],
         cgroup_root: cgroup_root.as_deref(),
+        lazy: lazily.as_ref().map(|(work, alive)| Lazy { work, alive: alive.as_fd() }),
         interrupt: None,
     };
     let scratch = tenure.scratch().map(|scratch| scratch.try_clone_to_owned()).transpose();
@@ -293,6 +315,7 @@ impl Arrival<'_, '_> {
         self.tenure.begin_clocks(&plan)?;
         let record = supervisor::describe(&plan, self.tenure, running)?;
         self.tenure.record(record)?;
+        running.tether = self.revival.lazily.take().map(|lazily| lazily.tether);
         (self.revival.go)()?;
         let Revival { onward, clocks: saved, .. } = *self.revival;
         if let Some(past) = onward.wait(saved, clocks).context(|| "cannot read the clocks")? {

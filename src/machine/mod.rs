@@ -3,7 +3,8 @@
 //! ([`errand`], by a [`command`]), what other commands read about it ([`record`]), what they wait for ([`watch`]), which of
 //! its processes they open ([`process`]) and how they get in ([`door`]), how one is held still
 //! ([`hold`]) and saved ([`snapshot`], [`timers`]), what it may use by now
-//! ([`allowance`]), how its clocks go on in the next ([`continuity`]). [`leftovers`] is what is left when its
+//! ([`allowance`]), how its clocks go on in the next ([`continuity`]), what it hangs on while its memory is still coming ([`tether`]).
+//! [`leftovers`] is what is left when its
 //! supervisor was killed.
 
 mod allowance;
@@ -21,6 +22,7 @@ pub mod snapshot;
 pub mod state;
 pub mod supervise;
 pub mod tenure;
+pub mod tether;
 pub mod timers;
 pub mod watch;
 

@@ -9,6 +9,7 @@ use rustix::process::{Signal as KernelSignal, WaitId, WaitIdOptions, pidfd_send_
 
 use super::record::Checkpointable;
 use super::tenure::Tenure;
+use super::tether::Tether;
 use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Result};
 use crate::exit::Ended;
@@ -100,12 +101,22 @@ pub struct Running {
     pub checkpointable: Option<Checkpointable>,
     /// The socket on which its init reports.
     pub notify: Option<OwnedFd>,
+    /// What it hangs on, of which memory is still to come.
+    pub tether: Option<Tether>,
 }
 
 impl Running {
     /// A machine of which there is only the leader.
     pub fn new(leader: Leader) -> Self {
-        Self { leader, link: None, cgroup: None, unit: None, checkpointable: None, notify: None }
+        Self {
+            leader,
+            link: None,
+            cgroup: None,
+            unit: None,
+            checkpointable: None,
+            notify: None,
+            tether: None,
+        }
     }
 
     /// Gives back what this boot had, after the leader's end: cgroup, unit and registration, link. Name and tree stay
@@ -114,8 +125,8 @@ impl Running {
     /// # Errors
     /// The first of what went wrong; the rest was given back all the same.
     pub fn close(self, tenure: &mut Tenure) -> Result<Ended> {
-        let Self { mut leader, link, cgroup, unit, checkpointable: _, notify } = self;
-        drop(notify);
+        let Self { mut leader, link, cgroup, unit, checkpointable: _, notify, tether } = self;
+        drop((notify, tether));
         let ended = leader.wait().context(|| "cannot wait for the machine's first process");
         let place = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let emptied = cgroup.map_or(Ok(()), |cgroup| {

@@ -83,16 +83,7 @@ impl<'s> Candidate<'s> {
             )));
         };
         let payload = cgroup.join(PAYLOAD);
-        let lock = File::open(&payload).context(|| format!("cannot open {}", payload.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(Kind::InUse, "somebody else is saving it just now"));
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(Error::io(format!("cannot lock {}", payload.display()), &error));
-            }
-        }
+        let lock = lock(&cgroup)?;
         if Freezer::of(&payload).asked().context(|| "cannot look at its freezer")? == Motion::Frozen {
             return Err(Error::new(Kind::Failed, "it is frozen").hint(format!("osier thaw {name}")));
         }
@@ -287,6 +278,24 @@ impl<'s> Candidate<'s> {
         let offsets =
             Offsets { monotonic: offsets.monotonic_offset_ns, boottime: offsets.boottime_offset_ns };
         Ok(Stop { since, clocks, timers: timers::read(&self.payload(), offsets)? })
+    }
+}
+
+/// Keeps everybody else from saving the machine in `cgroup` for as long as this is open.
+///
+/// # Errors
+/// [`Kind::InUse`] while somebody has it.
+pub fn lock(cgroup: &Path) -> Result<File> {
+    let payload = cgroup.join(PAYLOAD);
+    let lock = File::open(&payload).context(|| format!("cannot open {}", payload.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::new(Kind::InUse, "somebody else is saving it just now, or it is still arriving"))
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(Error::io(format!("cannot lock {}", payload.display()), &error))
+        }
     }
 }
 

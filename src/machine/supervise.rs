@@ -19,9 +19,10 @@ use super::record::Stage;
 use super::running::Running;
 use super::state::{Act, Ask, State};
 use super::tenure::Tenure;
+use super::tether::{Grip, Tether};
 use crate::bus;
 use crate::console::Request;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::image::Way;
 use crate::notify::{self, Message};
 use crate::signal::Signal;
@@ -107,11 +108,13 @@ pub fn supervise(
     }
     let mut weight = Weight::Grown(Instant::now());
     let mut errand = Errand::default();
+    let mut tether = running.tether.as_ref();
     loop {
         let patience =
             [errand.patience().or(weight.patience()), tenure.clocks_due()].into_iter().flatten().min();
-        let ready = wait(running, tenure, attachment, signals, (patience, errand.fd()))
-            .context(|| "cannot wait for the machine")?;
+        let ready =
+            wait(running, tenure, attachment, signals, (patience, [errand.fd(), tether.map(Tether::fd)]))
+                .context(|| "cannot wait for the machine")?;
         if let Some(error) = errand.proceed(running)? {
             complain(&error);
         }
@@ -123,7 +126,7 @@ pub fn supervise(
         } else {
             Weight::Grown(Instant::now())
         };
-        for ask in asks(tenure, attachment, signals)? {
+        for ask in asks(tenure, attachment, signals)?.into_iter().chain(hear_bringer(&mut tether)) {
             let (next, act) = state.asked(ask);
             perform(act, running, &mut errand, manner)?;
             state = next;
@@ -199,7 +202,7 @@ fn wait(
     tenure: &Tenure,
     attachment: &Attachment,
     signals: &Signals,
-    (patience, errand): (Option<Duration>, Option<BorrowedFd<'_>>),
+    (patience, others): (Option<Duration>, [Option<BorrowedFd<'_>>; 2]),
 ) -> io::Result<Found> {
     let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
     let notify = running.notify.as_ref().map(AsFd::as_fd);
@@ -207,7 +210,7 @@ fn wait(
     fds.extend(notify.map(input));
     fds.extend(tenure.bus_fd().map(input));
     fds.extend(attachment.interest());
-    fds.extend(errand.map(input));
+    fds.extend(others.into_iter().flatten().map(input));
     let patience = patience.map_or(PollTimeout::NONE, in_milliseconds);
     let quiet = match poll(&mut fds, patience) {
         Ok(found) => found == 0,
@@ -248,6 +251,18 @@ fn asks(tenure: &mut Tenure, attachment: &mut Attachment, signals: &mut Signals)
         }
     }
     Ok(asks)
+}
+
+/// Without the rest of its memory it cannot go on.
+fn hear_bringer(tether: &mut Option<&Tether>) -> Option<Ask> {
+    let grip = tether.map_or(Grip::Holds, Tether::look);
+    if grip != Grip::Holds {
+        *tether = None;
+    }
+    (grip == Grip::Broken).then(|| {
+        complain(&Error::new(Kind::Failed, "the rest of its memory is lost").because("it has to end"));
+        Ask::Kill
+    })
 }
 
 fn perform(act: Act, running: &Running, errand: &mut Errand, manner: Manner) -> Result<()> {

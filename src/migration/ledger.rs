@@ -25,6 +25,10 @@ const PENDING: &str = "pending";
 const GOING: &str = "going";
 const RUNNING: &str = "running";
 const GONE: &str = "gone";
+/// It runs, and a part of its memory has still to come.
+const COMING: &str = "coming";
+/// It ran, and that part never came.
+const LOST: &str = "lost";
 
 /// The files.
 #[derive(Debug, Clone)]
@@ -38,7 +42,7 @@ impl Default for Ledger {
     }
 }
 
-/// A machine that is being received. Dropped, it is gone.
+/// A machine that is being received. Dropped, it is gone, or lost when it ran.
 #[derive(Debug)]
 pub struct Entry {
     ledger: Ledger,
@@ -46,6 +50,8 @@ pub struct Entry {
     state: &'static str,
     /// Forked children have a copy of this, and it is not for them to say that it is gone.
     owner: u32,
+    /// Locked by flock(2) as long as somebody receives it.
+    _file: File,
 }
 
 impl Ledger {
@@ -65,11 +71,12 @@ impl Ledger {
     pub fn begin(&self, id: MachineId) -> io::Result<Entry> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         self.forget();
-        if [GOING, RUNNING, GONE].iter().any(|state| self.path(id, state).exists()) {
+        if [GOING, COMING, RUNNING, LOST, GONE].iter().any(|state| self.path(id, state).exists()) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        File::create_new(self.path(id, PENDING))?;
-        Ok(Entry { ledger: self.clone(), id, state: PENDING, owner: std::process::id() })
+        let file = File::create_new(self.path(id, PENDING))?;
+        file.lock()?;
+        Ok(Entry { ledger: self.clone(), id, state: PENDING, owner: std::process::id(), _file: file })
     }
 
     /// What became of the machine of this migration. One that does not run yet never will after this.
@@ -86,23 +93,40 @@ impl Ledger {
             if self.path(id, GONE).exists() {
                 return Ok(Fate::Gone);
             }
+            if self.path(id, LOST).exists() {
+                return Ok(Fate::Lost);
+            }
             match fs::rename(self.path(id, PENDING), self.path(id, GONE)) {
                 Ok(()) => return Ok(Fate::Gone),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
-            if !self.path(id, GOING).exists() {
-                // Never heard of, or just becoming something else: the promise makes the difference.
-                if !self.path(id, RUNNING).exists() {
-                    File::create(self.path(id, GONE))?;
+            // In the order in which one becomes another.
+            match [GOING, COMING, RUNNING, LOST].iter().find(|state| self.path(id, state).exists()) {
+                // Whoever brought the rest of its memory was killed, and has taken that along.
+                Some(&COMING) if self.is_deserted(id) => {
+                    match fs::rename(self.path(id, COMING), self.path(id, LOST)) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                        _ => continue,
+                    }
                 }
-                continue;
+                Some(&(GOING | COMING)) => {}
+                Some(_) => continue,
+                None => {
+                    // Never heard of.
+                    File::create(self.path(id, GONE))?;
+                    continue;
+                }
             }
             if Instant::now() >= deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    fn is_deserted(&self, id: MachineId) -> bool {
+        File::open(self.path(id, COMING)).is_ok_and(|file| file.try_lock().is_ok())
     }
 
     fn forget(&self) {
@@ -121,7 +145,7 @@ impl Ledger {
 
 fn is_state(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|state| [PENDING, GOING, RUNNING, GONE].contains(&state))
+    extension.is_some_and(|state| [PENDING, GOING, COMING, RUNNING, LOST, GONE].contains(&state))
 }
 
 impl Entry {
@@ -131,6 +155,14 @@ impl Entry {
     /// `NotFound` when it was promised meanwhile that it never runs here.
     pub fn going(&mut self) -> io::Result<()> {
         self.become_one(GOING)
+    }
+
+    /// It is about to run, and a part of its memory comes later.
+    ///
+    /// # Errors
+    /// What rename(2) gives.
+    pub fn coming(&mut self) -> io::Result<()> {
+        self.become_one(COMING)
     }
 
     /// It runs.
@@ -151,7 +183,8 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if self.state != RUNNING && self.owner == std::process::id() {
-            let _ = fs::rename(self.ledger.path(self.id, self.state), self.ledger.path(self.id, GONE));
+            let end = if self.state == COMING { LOST } else { GONE };
+            let _ = fs::rename(self.ledger.path(self.id, self.state), self.ledger.path(self.id, end));
         }
     }
 }
@@ -183,7 +216,20 @@ mod tests {
         drop(ledger.begin(id(3)).unwrap());
         assert_eq!(ledger.settle(id(3)).unwrap(), Fate::Gone);
         assert_eq!(ledger.settle(id(4)).unwrap(), Fate::Gone);
-        for byte in 1..=4 {
+        // And what ran without all of its memory.
+        let mut entry = ledger.begin(id(5)).unwrap();
+        entry.going().unwrap();
+        entry.coming().unwrap();
+        drop(entry);
+        assert_eq!(ledger.settle(id(5)).unwrap(), Fate::Lost);
+        let mut entry = ledger.begin(id(6)).unwrap();
+        entry.going().unwrap();
+        entry.coming().unwrap();
+        // As one that is killed.
+        entry.owner = 0;
+        drop(entry);
+        assert_eq!(ledger.settle(id(6)).unwrap(), Fate::Lost);
+        for byte in 1..=6 {
             assert_eq!(ledger.begin(id(byte)).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         }
     }

@@ -14,6 +14,10 @@
 //! Held      ──Go──────────────────────────────▶
 //! Gone      ◀─Running──────────────────────────     Going        the machine runs there
 //!
+//! Sent      ◀─Pages{which}─────────────────────     Fetching     with post-copy, any time from the images on
+//!           ──Pages{which} ═══════════════════▶
+//! Gone      ◀─Whole────────────────────────────                  after Running: all its memory is there
+//!
 //! source    ──Ask{id}─────────────────────────▶     Listening    later, over another link
 //!           ◀─Fate─────────────────────────────
 //! ```
@@ -27,6 +31,10 @@
 //! and hears nothing does not know ([`NotTaken::Undecided`]): the word may have been read or not. It keeps the machine held and asks over
 //! a new link. A target that is asked for a machine which it does not run has first to make sure that it never will: the
 //! answer [`Fate::Gone`] is a promise, to be kept against a `Go` that is still on its way.
+//!
+//! With post-copy the source keeps what the images have not, until `Whole`. A machine that ran there and whose memory cannot come any
+//! more has to end ([`Fate::Lost`]). What the source holds is the machine as it was before; to let that go on is the operator's
+//! decision, for what was done there in the meantime has been seen.
 
 mod files;
 mod source;
@@ -36,18 +44,20 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use source::{Calling, Held, NotTaken, Offering, Sent};
+pub use source::{Calling, Held, NotTaken, Offering, Sent, Store};
 pub use target::{
-    Asked, Call, Going, Greeted, Lacking, Listening, Loading, Next, Receiving, Restoring, Storing, Unpacking,
+    Asked, Call, Fetched, Fetching, Going, Greeted, Lacking, Listening, Loading, Next, Receiving, Restoring,
+    Storing, Unpacking,
 };
 
 use super::stream::LinkError;
 use crate::checkpoint::{HostMark, Member, VERSION};
+use crate::criu::images::Pages;
 use crate::error::Error;
 use crate::ids::MachineId;
 
 /// The version of what is said here. Both sides have to have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Who calls, and what for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +83,9 @@ pub struct Hello {
     /// The machine's ID (machine-id(5)): a tree of another machine is not to become this one's.
     #[serde(default)]
     pub machine: Option<MachineId>,
+    /// Memory that can wait comes after it runs.
+    #[serde(default)]
+    pub postcopy: bool,
 }
 
 impl Hello {
@@ -89,6 +102,7 @@ impl Hello {
             tree: 0,
             path: String::new(),
             machine: None,
+            postcopy: false,
         }
     }
 }
@@ -109,6 +123,8 @@ pub enum Fate {
     Running,
     /// It does not, and never will from what was sent.
     Gone,
+    /// It did, and has ended: a part of its memory never came.
+    Lost,
 }
 
 /// From the source.
@@ -133,6 +149,8 @@ enum FromSource {
         manifest: String,
     },
     Go,
+    /// The stream of what is in them follows.
+    Pages(Pages),
 }
 
 /// From the target.
@@ -143,6 +161,9 @@ enum FromTarget {
     Wanted,
     Restored,
     Running,
+    /// These, or the first of each, are wanted. Answers come in this order.
+    Pages(Vec<Pages>),
+    Whole,
     Fate(Fate),
 }
 

@@ -217,7 +217,7 @@ fn criu() -> Vec<Finding> {
         optional(
             "criu: lazy pages",
             able(|features| features.lazy_pages),
-            "migration by post-copy needs a kernel with CONFIG_USERFAULTFD",
+            "migrate --postcopy to this host needs a kernel with CONFIG_USERFAULTFD",
         ),
     ]
 }

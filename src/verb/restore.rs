@@ -205,6 +205,7 @@ pub(super) fn with(
         cgroup: manifest.cgroup.clone(),
         attire: manifest.network.as_ref().map(|link| link.attire.clone()).unwrap_or_default(),
         identity: if wish.anew.is_some() { Identity::Anew } else { Identity::Kept },
+        lazily: None,
         go,
     };
     run(wanted, Company { revival: Some(revival), ..Company::default() }, &sources)

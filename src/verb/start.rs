@@ -178,6 +178,7 @@ pub(super) fn in_background(
             // What it holds open would keep the end of the supervisor from being seen.
             if let Some(revival) = &mut company.revival {
                 revival.go = Box::new(|| Ok(()));
+                revival.lazily = None;
             }
             wait(&starter).map(|()| 0)
         }

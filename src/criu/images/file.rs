@@ -16,6 +16,7 @@ pub(in crate::criu) enum Kind {
     Cgroup = 0x5938_3330,
     Files = 0x5630_3138,
     Memory = 0x5749_2820,
+    Pagemap = 0x5608_4025,
     Timens = 0x4311_4433,
 }
 

@@ -3,6 +3,8 @@
 mod clocks;
 pub(super) mod file;
 mod hierarchies;
+mod pages;
 
 pub use clocks::Clocks;
 pub(super) use hierarchies::keep_unified;
+pub use pages::{Aside, Pages, page};

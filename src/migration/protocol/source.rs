@@ -10,6 +10,7 @@ use super::files::{rest, send, send_files, told};
 use super::{Broken, Fate, FromSource, FromTarget, Hello, Welcome};
 use crate::checkpoint::listing::{Listing, unescape};
 use crate::checkpoint::{Manifest, Member};
+use crate::criu::images::Pages;
 use crate::error::Error;
 use crate::ids::MachineId;
 use crate::migration::stream::{Link, LinkError};
@@ -38,9 +39,14 @@ pub struct Held<'a>(Link<'a>);
 pub enum NotTaken {
     /// The target says so: nothing of it ran there or will, and it goes on here.
     Back(Error),
-    /// `Go` was said, and no answer came: the machine has to stay held until the target was asked.
+    /// `Go` was said, and no answer came, or not the last one: the machine has to stay held until the target was asked.
     Undecided(LinkError),
+    /// The target says so: it ran there, and has ended for want of its memory.
+    Lost(Error),
 }
+
+/// The memory that the images have not.
+pub type Store<'a> = dyn Fn(Pages) -> io::Result<(Pages, Vec<u8>)> + 'a;
 
 impl From<LinkError> for NotTaken {
     fn from(error: LinkError) -> Self {
@@ -169,14 +175,21 @@ impl<'a> Offering<'a> {
 }
 
 impl<'a> Sent<'a> {
-    /// Waits until the machine is there.
+    /// Waits until the machine is there, and gives the pages of `store` meanwhile.
     ///
     /// # Errors
-    /// Every one of [`LinkError`]: the machine goes on here.
-    pub fn restored(mut self) -> Result<Held<'a>, LinkError> {
-        match self.0.hear()? {
-            FromTarget::Restored => Ok(Held(self.0)),
-            _ => Err(LinkError::OutOfTurn),
+    /// What `store` gives, which the target was told; every error of the link: the machine goes on here.
+    pub fn restored(mut self, store: &Store<'_>) -> Result<Held<'a>, Broken> {
+        loop {
+            match self.0.hear()? {
+                FromTarget::Restored => return Ok(Held(self.0)),
+                FromTarget::Pages(wanted) => {
+                    if let Err(error) = give(&mut self.0, wanted, store) {
+                        return Err(told(self.0, error));
+                    }
+                }
+                _ => return Err(LinkError::OutOfTurn.into()),
+            }
         }
     }
 
@@ -199,10 +212,53 @@ impl Held<'_> {
         }
     }
 
+    /// Gives the machine away, and the pages of `store` until it has all. `runs` is told when it runs there.
+    ///
+    /// # Errors
+    /// As [`Held::go`]; also when the rest of its memory did not get there.
+    pub fn go_serving(mut self, store: &Store<'_>, runs: &mut dyn FnMut()) -> Result<(), NotTaken> {
+        let mut ran = false;
+        self.0.say(&FromSource::Go)?;
+        loop {
+            match self.0.hear() {
+                Ok(FromTarget::Running) if !ran => {
+                    ran = true;
+                    runs();
+                }
+                Ok(FromTarget::Pages(wanted)) => match give(&mut self.0, wanted, store) {
+                    Ok(()) => {}
+                    Err(Broken::Link(LinkError::There(error))) if ran => return Err(NotTaken::Lost(error)),
+                    Err(Broken::Link(error)) => return Err(error.into()),
+                    Err(Broken::Here(error)) => {
+                        let broken = LinkError::Failed(0, io::Error::other(error.to_string()));
+                        self.0.complain(&error);
+                        return Err(NotTaken::Undecided(broken));
+                    }
+                },
+                Ok(FromTarget::Whole) if ran => return Ok(()),
+                Ok(_) => return Err(NotTaken::Undecided(LinkError::OutOfTurn)),
+                Err(LinkError::There(error)) if ran => return Err(NotTaken::Lost(error)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Keeps it instead: says what failed here.
     pub fn fail(self, error: &Error) {
         self.0.complain(error);
     }
+}
+
+fn give(link: &mut Link<'_>, wanted: Vec<Pages>, store: &Store<'_>) -> Result<(), Broken> {
+    wanted.into_iter().try_for_each(|wanted| give_one(link, wanted, store))
+}
+
+fn give_one(link: &mut Link<'_>, wanted: Pages, store: &Store<'_>) -> Result<(), Broken> {
+    let found = store(wanted);
+    let (pages, content) =
+        found.map_err(|error| Broken::Here(Error::io("cannot read its memory", &error)))?;
+    link.say(&FromSource::Pages(pages))?;
+    send(link, |out| out.write_all(&content).map_err(|error| Error::io("cannot send its memory", &error)))
 }
 
 fn read_paths(from: &mut dyn Read) -> io::Result<BTreeSet<PathBuf>> {

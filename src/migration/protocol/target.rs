@@ -8,9 +8,13 @@ use super::files::{receive_files, rest, told};
 use super::{Broken, Fate, FromSource, FromTarget, Hello, PROTOCOL, Welcome};
 use crate::checkpoint::listing::{Listing, escape};
 use crate::checkpoint::{HostMark, Manifest, Member, VERSION};
+use crate::criu::images::Pages;
 use crate::error::{Error, Kind};
 use crate::ids::MachineId;
 use crate::migration::stream::{Link, LinkError};
+
+/// No answer has more bytes: [`crate::criu::images::Aside::read`].
+const MOST: u64 = 256 << 20;
 
 /// The target, before it has heard anything.
 #[derive(Debug)]
@@ -43,6 +47,19 @@ pub struct Loading<'a>(Link<'a>, Vec<Member>);
 /// The target: all is here, to be restored.
 #[derive(Debug)]
 pub struct Restoring<'a>(Link<'a>);
+
+/// The target: all is here but memory that is fetched; to be restored, and then its own.
+#[derive(Debug)]
+pub struct Fetching<'a>(Link<'a>);
+
+/// What the source says meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// These, and what is in them.
+    Pages(Pages, Vec<u8>),
+    /// The machine is the target's.
+    Go,
+}
 
 /// The target: the machine is its own now.
 #[derive(Debug)]
@@ -172,7 +189,9 @@ impl<'a> Receiving<'a> {
                 })?;
                 Ok(Next::Images(Loading(self.0, rest(&manifest)), Box::new(manifest)))
             }
-            FromSource::Hello(_) | FromSource::Ask(_) | FromSource::Go => Err(LinkError::OutOfTurn.into()),
+            FromSource::Hello(_) | FromSource::Ask(_) | FromSource::Go | FromSource::Pages(_) => {
+                Err(LinkError::OutOfTurn.into())
+            }
         }
     }
 
@@ -290,6 +309,74 @@ impl<'a> Restoring<'a> {
     }
 
     /// Says what failed here.
+    pub fn fail(self, error: &Error) {
+        self.0.complain(error);
+    }
+}
+
+impl<'a> Restoring<'a> {
+    /// A part of memory is to be fetched.
+    pub fn fetching(self) -> Fetching<'a> {
+        Fetching(self.0)
+    }
+}
+
+impl Fetching<'_> {
+    /// Asks for pages; not before those have come that were asked for before.
+    ///
+    /// # Errors
+    /// Every one of [`LinkError`].
+    pub fn want(&mut self, pages: Vec<Pages>) -> Result<(), LinkError> {
+        self.0.say(&FromTarget::Pages(pages))
+    }
+
+    /// Waits for pages that were asked for, or for the word after [`Fetching::restored`].
+    ///
+    /// # Errors
+    /// Every one of [`LinkError`].
+    pub fn hear(&mut self) -> Result<Fetched, LinkError> {
+        match self.0.hear()? {
+            FromSource::Go => Ok(Fetched::Go),
+            FromSource::Pages(pages) => {
+                let mut content = Vec::new();
+                let mut incoming = self.0.incoming();
+                let read = incoming.by_ref().take(MOST).read_to_end(&mut content);
+                let finished = incoming.finish();
+                if let Some(error) = self.0.take_broken() {
+                    return Err(error);
+                }
+                finished?;
+                read.map(|_| Fetched::Pages(pages, content)).map_err(|error| LinkError::Failed(0, error))
+            }
+            _ => Err(LinkError::OutOfTurn),
+        }
+    }
+
+    /// Says that the machine is here, held still.
+    ///
+    /// # Errors
+    /// Every one of [`LinkError`]: the machine is the source's, and what is here has to go.
+    pub fn restored(&mut self) -> Result<(), LinkError> {
+        self.0.say(&FromTarget::Restored)
+    }
+
+    /// Says that it runs.
+    ///
+    /// # Errors
+    /// Every one of [`LinkError`]: what is missing will not come.
+    pub fn running(&mut self) -> Result<(), LinkError> {
+        self.0.say(&FromTarget::Running)
+    }
+
+    /// Says that all is here.
+    ///
+    /// # Errors
+    /// Every one of [`LinkError`]: the machine runs here all the same, and the source will ask.
+    pub fn whole(mut self) -> Result<(), LinkError> {
+        self.0.say(&FromTarget::Whole)
+    }
+
+    /// Says what failed here. The machine has not run, or has ended.
     pub fn fail(self, error: &Error) {
         self.0.complain(error);
     }

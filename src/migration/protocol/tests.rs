@@ -123,10 +123,10 @@ impl Given {
             .cloned()
             .collect();
         let sent = offering.round(1, &files, &directory)?.frozen()?.images(&self.manifest, &directory)?;
-        match sent.restored()?.go() {
+        match sent.restored(&|_| panic!("all of it was sent"))?.go() {
             Ok(()) => Ok(Machine::Elsewhere),
             Err(NotTaken::Back(_)) => Ok(Machine::Runs),
-            Err(NotTaken::Undecided(_)) => Ok(Machine::Undecided),
+            Err(NotTaken::Undecided(_) | NotTaken::Lost(_)) => Ok(Machine::Undecided),
         }
     }
 
@@ -370,4 +370,97 @@ fn words_out_of_turn_and_silence_are_told() {
     let sent =
         send(&mut full, |out| out.write_all(&[0; 1 << 20]).map_err(|error| Error::io("cannot send", &error)));
     assert!(matches!(sent, Err(Broken::Link(LinkError::Silent(_)))), "{sent:?}");
+}
+
+/// So much memory comes late.
+const LATE: u64 = 40;
+
+fn content(task: u64) -> Vec<u8> {
+    vec![u8::try_from(task).unwrap(); 30_000]
+}
+
+/// As a source does it whose machine's memory comes late.
+fn send_late(given: &Given, link: Link<'_>) -> Result<Machine, Broken> {
+    let (offering, _) = Calling::new(link).hello(&given.hello())?;
+    let sent = offering.frozen()?.images(&given.manifest, &given.dir.join("checkpoint"))?;
+    let store = |pages: Pages| Ok((pages, content(pages.task)));
+    let held = sent.restored(&store)?;
+    match held.go_serving(&store, &mut || ()) {
+        Ok(()) => Ok(Machine::Elsewhere),
+        Err(NotTaken::Back(_)) => Ok(Machine::Runs),
+        Err(NotTaken::Undecided(_) | NotTaken::Lost(_)) => Ok(Machine::Undecided),
+    }
+}
+
+/// As a target does it; whether it has run comes first.
+fn take_late(link: Link<'_>, place: &Path) -> (Machine, Result<Vec<u64>, Broken>) {
+    let mut machine = Machine::Elsewhere;
+    let take = || -> Result<Vec<u64>, Broken> {
+        let Call::Hello(greeted, _) = Listening::new(link).call()? else { panic!("it was asked") };
+        let Next::Frozen(receiving) = greeted.welcome(HostMark::default())?.next()? else { panic!() };
+        let Next::Images(loading, _) = receiving.next()? else { panic!() };
+        let mut fetching = loading.store(place)?.fetching();
+        let mut came = Vec::new();
+        let ask = |fetching: &mut Fetching<'_>, tasks: std::ops::Range<u64>| {
+            fetching.want(tasks.map(|task| Pages { task, address: 0, number: 1 }).collect())
+        };
+        // Some before it runs, the others after.
+        ask(&mut fetching, 1..LATE / 2)?;
+        fetching.restored()?;
+        loop {
+            match fetching.hear()? {
+                Fetched::Go => {
+                    machine = Machine::Runs;
+                    fetching.running()?;
+                    ask(&mut fetching, LATE / 2..LATE + 1)?;
+                }
+                Fetched::Pages(pages, bytes) => {
+                    assert_eq!(bytes, content(pages.task));
+                    came.push(pages.task);
+                }
+            }
+            if came.len() as u64 == LATE {
+                fetching.whole()?;
+                return Ok(came);
+            }
+        }
+    };
+    let taken = take();
+    (machine, taken)
+}
+
+/// The source has it back only when it has never run there, and lets go of it only when all of it is there.
+#[test]
+fn memory_that_comes_late_comes_or_the_source_keeps_it() {
+    let given = Given::new("migration-late");
+    let migrate = |there, back| {
+        let Ends { source, target, carrying } = ends(there, back);
+        let place = given.place();
+        let (sent, taken) = thread::scope(|scope| {
+            let taking = scope.spawn(|| take_late(target, &place));
+            (send_late(&given, source), taking.join().unwrap())
+        });
+        (sent, taken, carrying.map(|carrying| carrying.join().unwrap()))
+    };
+    let (sent, (_, taken), [there, back]) = migrate(Mishap::None, Mishap::None);
+    assert_eq!(sent.unwrap(), Machine::Elsewhere);
+    // In the order in which they were asked for.
+    assert_eq!(taken.unwrap(), (1..=LATE).collect::<Vec<_>>());
+    let mut undecided = 0;
+    for number in 0..60 {
+        let at = |length: u64| 16 + (length - 17) * number / 60;
+        let (there, back) = match number % 4 {
+            0 => (Mishap::Cut(at(there)), Mishap::None),
+            1 => (Mishap::Flip(at(there)), Mishap::None),
+            2 => (Mishap::None, Mishap::Cut(at(back))),
+            _ => (Mishap::None, Mishap::Flip(at(back))),
+        };
+        let (sent, (machine, taken), _) = migrate(there, back);
+        match sent.as_ref().map_or(Machine::Runs, |machine| *machine) {
+            Machine::Runs => assert_eq!(machine, Machine::Elsewhere, "{number}: {sent:?} {taken:?}"),
+            Machine::Elsewhere => assert!(taken.is_ok(), "{number}: {taken:?}"),
+            Machine::Undecided => undecided += 1,
+        }
+    }
+    assert!(undecided > 0, "no cut was late enough");
 }

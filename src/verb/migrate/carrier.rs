@@ -16,9 +16,18 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(super) enum Carrier {
     /// A command that leads there.
-    Command(Vec<String>),
+    Command(Vec<String>, Stopping),
     /// What this process was started with; once.
     Streams,
+}
+
+/// When a command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopping {
+    /// With ^C at the terminal, too.
+    Asked,
+    /// When its streams do: a machine hangs on it.
+    Never,
 }
 
 /// A carrier at work. Dropped, it ends.
@@ -69,20 +78,20 @@ impl Carrier {
         there.extend(said.into_iter().filter_map(|(flag, text)| Some(format!("{flag}={}", text?))));
         let quoted: Vec<_> = there.iter().map(|word| quote(word)).collect();
         command.extend(["--".to_owned(), host.clone(), quoted.join(" ")]);
-        Ok(Self::Command(command))
+        Ok(Self::Command(command, if options.postcopy { Stopping::Never } else { Stopping::Asked }))
     }
 
     /// What it is called in an error.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Command(command) => format!("'{}'", command[..command.len() - 1].join(" ")),
+            Self::Command(command, _) => format!("'{}'", command[..command.len() - 1].join(" ")),
             Self::Streams => "standard input and output".to_owned(),
         }
     }
 
     /// Whether it can be gone once more.
     pub(super) fn can_repeat(&self) -> bool {
-        matches!(self, Self::Command(_))
+        matches!(self, Self::Command(..))
     }
 
     /// Goes it.
@@ -90,13 +99,22 @@ impl Carrier {
     /// # Errors
     /// When the command cannot be started.
     pub(super) fn go<'a>(&self, interrupt: Option<&'a Interrupt>) -> Result<Carried<'a>> {
-        let Self::Command(command) = self else {
+        let Self::Command(command, stopping) = self else {
             let own = |fd: std::io::Result<OwnedFd>| fd.context(|| "cannot use standard input and output");
             let from = own(std::io::stdin().as_fd().try_clone_to_owned())?;
             let to = own(std::io::stdout().as_fd().try_clone_to_owned())?;
             return Ok(Carried { link: Link::over(from, to, PATIENCE, interrupt), child: None });
         };
-        let mut child = Command::new(&command[0])
+        let mut started = match stopping {
+            Stopping::Asked => Command::new(&command[0]),
+            Stopping::Never => {
+                // ssh leaves ignored what was ignored when it started.
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", "trap '' INT HUP; exec \"$@\"", "sh", &command[0]]);
+                shell
+            }
+        };
+        let mut child = started
             .args(&command[1..])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

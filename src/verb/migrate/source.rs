@@ -13,6 +13,7 @@ use super::carrier::{Carried, Carrier};
 use crate::checkpoint::listing::{Depth, Listing};
 use crate::checkpoint::{self, Draft, Form, HostMark, Manifest, Member};
 use crate::cli::Migrate;
+use crate::criu::images::Aside;
 use crate::criu::{Criu, Memory};
 use crate::duration;
 use crate::error::{Context, Error, Kind, Result};
@@ -90,6 +91,7 @@ impl Migration<'_> {
         hello.memory = size;
         hello.path = self.tree().display().to_string();
         hello.machine = self.candidate.record().id.parse().ok();
+        hello.postcopy = self.options.postcopy;
         let (offering, _) = Calling::new(link).hello(&hello).map_err(|error| lost(error.into()))?;
         // While it runs: the most of it.
         let (mut offering, _) = self.send_tree(offering).map_err(lost)?;
@@ -107,38 +109,86 @@ impl Migration<'_> {
         // From here on it goes on here when `still` is dropped.
         let offering = offering.frozen().map_err(|error| lost(error.into()))?;
         let (offering, listing) = self.send_tree(offering).map_err(lost)?;
-        let manifest = self.complete(&still, &listing);
-        let manifest = match manifest.and_then(|manifest| still.check().map(|()| manifest)) {
-            Ok(manifest) => manifest,
+        let completed = self.set_aside().and_then(|aside| {
+            let manifest = self.complete(&still, &listing)?;
+            still.check().map(|()| (manifest, aside))
+        });
+        let (manifest, aside) = match completed {
+            Ok(completed) => completed,
             Err(error) => {
                 offering.fail(&error);
                 return Err(error);
             }
         };
         let sent = offering.images(&manifest, &self.draft.directory()).map_err(lost)?;
-        let held = sent.restored().map_err(|error| lost(error.into()))?;
+        let store = |pages| aside.read(pages);
+        let held = sent.restored(&store).map_err(lost)?;
         if let Err(error) = still.check() {
             held.fail(&error);
             return Err(error);
         }
         // Before the word: who is killed after it must not leave a machine that goes on here as well.
         still.give_away();
-        let given = held.go();
-        let stood = still.stood();
+        let mut stood = None;
+        let given = if self.options.postcopy {
+            self.interrupt.heed_no_more();
+            held.go_serving(&store, &mut || stood = Some(still.stood()))
+        } else {
+            held.go()
+        };
+        let stood = stood.unwrap_or_else(|| still.stood());
         drop(child);
+        self.settle(carrier, given, still)?;
+        Ok((manifest.size() + aside.size(), stood))
+    }
+
+    /// It was given away: it ends here, or goes on, or stands still where that is for others to decide.
+    fn settle(
+        &self,
+        carrier: &Carrier,
+        given: std::result::Result<(), NotTaken>,
+        still: Still<'_>,
+    ) -> Result<()> {
         match given {
-            Ok(()) => {}
-            Err(NotTaken::Back(error)) => return still.release().and(Err(error)),
+            Ok(()) => still.end(),
+            Err(NotTaken::Back(error)) => still.release().and(Err(error)),
+            Err(NotTaken::Lost(error)) => Err(self.lost(error)),
             Err(NotTaken::Undecided(broken)) => match self.ask(carrier, &broken)? {
-                Fate::Running => {}
+                Fate::Running => still.end(),
+                Fate::Lost => Err(self.lost(broken)),
                 Fate::Gone => {
                     let error = Error::new(Kind::Failed, "the link broke at the last moment").because(broken);
-                    return still.release().and(Err(error));
+                    still.release().and(Err(error))
                 }
             },
         }
-        still.end()?;
-        Ok((manifest.size(), stood))
+    }
+
+    /// The memory that is sent when it runs there; none without post-copy.
+    fn set_aside(&self) -> Result<Aside> {
+        if !self.options.postcopy {
+            return Ok(Aside::default());
+        }
+        let beside = self.draft.beside()?;
+        Aside::take(&self.draft.images(), &beside).context(|| "cannot set its memory aside")
+    }
+
+    /// It ran there and has ended. What stands still here is what it was before.
+    fn lost(&self, cause: impl std::fmt::Display) -> Error {
+        Error::new(Kind::Failed, "it ran there and has ended: not all of its memory came").because(cause).hint(
+            format!(
+                "it stands still here as it was before: {}`osier thaw {1}` to go on from there, without what it did \
+                 since, or `osier terminate {1}` to end it",
+                self.raise(),
+                self.name
+            ),
+        )
+    }
+
+    /// How its links are to be set up before it goes on.
+    fn raise(&self) -> String {
+        let links = self.candidate.record().links.iter();
+        links.map(|link| format!("`ip link set {link} up` and ")).collect()
     }
 
     /// Sends what the target lacks of the tree as it is now.
@@ -224,8 +274,7 @@ impl Migration<'_> {
                 None => thread::sleep(PACE),
             }
         }
-        let links = self.candidate.record().links.iter();
-        let raise: String = links.map(|link| format!("`ip link set {link} up` and ")).collect();
+        let raise = self.raise();
         Err(Error::new(Kind::Failed, "nobody knows whether it runs there").because(broken).hint(format!(
             "it stands still here: {raise}`osier thaw {0}` if it does not run there, `osier terminate {0}` if it does",
             self.name

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::carrier::Carrier;
+use super::fetch::{self, Host, Porter};
 use crate::checkpoint::listing::{Depth, Listing};
 use crate::checkpoint::{self, Draft, Form, HostMark, Manifest};
 use crate::cli::Migrate;
@@ -27,7 +28,7 @@ use crate::wire::Wire;
 
 /// Between the supervisor, which restores, and this process, which has the link.
 #[derive(Debug, Serialize, Deserialize)]
-enum Word {
+pub(super) enum Word {
     /// From the supervisor: all is there and nothing has run.
     Restored,
     /// To it.
@@ -55,12 +56,12 @@ pub(super) fn receive(options: &Migrate, store: &Store) -> Result<u8> {
             };
             let here = HostMark::read().context(|| "cannot look at the host")?;
             let receiving = greeted.welcome(here).map_err(|error| lost(error.into()))?;
-            ready.take(receiving, options, &interrupt)
+            ready.take(receiving, (options, store), &interrupt)
         }
     }
 }
 
-fn lost(broken: Broken) -> Error {
+pub(super) fn lost(broken: Broken) -> Error {
     broken.into_error("cannot receive it")
 }
 
@@ -76,6 +77,8 @@ struct Ready {
     entry: Entry,
     draft: Draft,
     tree: Place,
+    /// A part of its memory comes when it runs.
+    postcopy: bool,
 }
 
 fn ready(options: &Migrate, store: &Store, hello: &Hello) -> Result<Ready> {
@@ -84,6 +87,9 @@ fn ready(options: &Migrate, store: &Store, hello: &Hello) -> Result<Ready> {
         .map_err(|reason| Error::usage(format!("'{name}' is no machine name")).because(reason))?;
     suits(&hello.host)?;
     let criu = Criu::find(options.tool.criu.as_deref())?;
+    if hello.postcopy {
+        fetch::require(&criu)?;
+    }
     if store.read(&name).is_some() {
         return Err(Error::new(Kind::InUse, format!("the name '{name}' is in use there"))
             .hint("--to-name=NAME gives it another one"));
@@ -93,7 +99,7 @@ fn ready(options: &Migrate, store: &Store, hello: &Hello) -> Result<Ready> {
     checkpoint::require(&target, Form::Directory, hello.memory)?;
     let draft = Draft::begin(&target, Form::Directory)?;
     let entry = Ledger::default().begin(hello.id).context(|| "cannot begin to receive it")?;
-    Ok(Ready { name, criu, entry, draft, tree })
+    Ok(Ready { name, criu, entry, draft, tree, postcopy: hello.postcopy })
 }
 
 /// Where the tree is to be: one that is there and is this machine's, or a new one.
@@ -166,7 +172,12 @@ fn file_name(path: &Path) -> String {
 }
 
 impl Ready {
-    fn take(self, mut receiving: Receiving<'_>, options: &Migrate, interrupt: &Interrupt) -> Result<u8> {
+    fn take(
+        self,
+        mut receiving: Receiving<'_>,
+        said: (&Migrate, &Store),
+        interrupt: &Interrupt,
+    ) -> Result<u8> {
         loop {
             receiving = match receiving.next().map_err(lost)? {
                 Next::Listing(lacking, listing) => match self.compare(&listing, interrupt) {
@@ -190,7 +201,7 @@ impl Ready {
                 Next::Frozen(receiving) => receiving,
                 Next::Images(loading, manifest) => {
                     let restoring = loading.store(&self.draft.directory()).map_err(lost)?;
-                    return self.restore(restoring, *manifest, options, interrupt);
+                    return self.restore(restoring, *manifest, said, interrupt);
                 }
             };
         }
@@ -234,7 +245,7 @@ impl Ready {
         self,
         restoring: Restoring<'_>,
         manifest: Manifest,
-        options: &Migrate,
+        (options, store): (&Migrate, &Store),
         interrupt: &Interrupt,
     ) -> Result<u8> {
         let begun = self.list(interrupt).and_then(|ours| {
@@ -243,9 +254,10 @@ impl Ready {
             }
             let unpacked = self.draft.received(&manifest)?;
             let tree = self.tree.settle()?;
-            Ok((unpacked, tree))
+            let porter = self.postcopy.then(|| Porter::start(&self.criu, &unpacked.images(), &self.name));
+            Ok((unpacked, tree, porter.transpose()?))
         });
-        let (unpacked, tree) = match begun {
+        let (unpacked, tree, porter) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 restoring.fail(&error);
@@ -264,12 +276,24 @@ impl Ready {
         };
         let go = move || hold(&theirs);
         let entry = self.entry;
-        restore::with((&self.criu, unpacked), &manifest, &wish, Box::new(go), |wanted, company, sources| {
-            // All of it moved: in the supervisor this end is closed, so that it sees the end of the other.
-            start::in_background(wanted, company, sources, move |starter| {
-                let_go(restoring, &own, starter, entry)
-            })
-        })
+        let host = Host { store, name: &self.name, interrupt };
+        restore::with(
+            (&self.criu, unpacked),
+            &manifest,
+            &wish,
+            Box::new(go),
+            |wanted, mut company, sources| {
+                let (porter, lazily) = porter.unzip();
+                if let Some(revival) = &mut company.revival {
+                    revival.lazily = lazily;
+                }
+                // All of it moved: in the supervisor this end is closed, so that it sees the end of the other.
+                start::in_background(wanted, company, sources, move |starter| match porter {
+                    Some(porter) => porter.let_go(restoring, (&own, starter), entry, host),
+                    None => let_go(restoring, &own, starter, entry),
+                })
+            },
+        )
     }
 }
 

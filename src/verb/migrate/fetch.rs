@@ -1,0 +1,268 @@
+//! Post-copy at the target: the machine runs before all its memory is here, and what is missing is fetched from the source.
+//!
+//! Between `Go` and the last page the machine is on neither side alone. When the rest cannot come, it ends *before* the
+//! [`LazyPages`] do, without whom the kernel would give it zeros; and a receiver that is killed lets go of its [`Bringer`], at which
+//! the supervisor does the same.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::target::{Word, lost};
+use crate::criu::{Asked, Criu, LazyPages};
+use crate::error::{Context, Error, Kind, Result};
+use crate::interrupt::Interrupt;
+use crate::launch::Lazily;
+use crate::machine::process::open_leader;
+use crate::machine::record::Store;
+use crate::machine::snapshot;
+use crate::machine::tether::{Bringer, Tether};
+use crate::migration::ledger::Entry;
+use crate::migration::protocol::{Fetched, Fetching, Restoring};
+use crate::verb::start;
+use crate::wire::Wire;
+
+/// How long a machine may take to end that was killed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// So many pages are asked for at once at most. All of them come before the next are asked for: while the source waits for its answers
+/// to be read it reads nothing, and nothing is to wait for that.
+const BATCH: usize = 32;
+
+/// Who brings a machine's memory.
+pub(super) struct Porter {
+    pages: LazyPages,
+    bringer: Bringer,
+}
+
+/// What is fetched for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Host<'a> {
+    /// Where the machine is to be found.
+    pub(super) store: &'a Store,
+    /// Its name here.
+    pub(super) name: &'a str,
+    /// What nobody is to be interrupted by once it runs.
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// Refuses to begin what CRIU cannot do here.
+pub(super) fn require(criu: &Criu) -> Result<()> {
+    if criu.features().context(|| "cannot ask CRIU")?.lazy_pages {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Unsupported, "--postcopy")
+        .because("CRIU cannot fetch pages when they are touched there (CONFIG_USERFAULTFD)")
+        .hint("leave it out: all memory is sent while the machine stands still"))
+}
+
+impl Porter {
+    /// Starts CRIU's half for a restore from `images`; the supervisor is to have the other part.
+    pub(super) fn start(criu: &Criu, images: &Path, name: &str) -> Result<(Self, Lazily)> {
+        let work = images.parent().unwrap_or(images).to_owned();
+        let log = snapshot::log_path(&format!("{name}.lazy-pages"))?;
+        let pages = criu.lazy_pages(images, &work, &log);
+        let pages = pages.map_err(|failed| failed.into_error("CRIU cannot fetch its memory"))?;
+        let what = || "cannot hold its memory";
+        let (tether, bringer) = Tether::new(pages.lifeline().context(what)?).context(what)?;
+        Ok((Self { pages, bringer }, Lazily { work, tether }))
+    }
+
+    /// As `let_go` of a machine that has all its memory, and then brings the rest.
+    pub(super) fn let_go(
+        self,
+        restoring: Restoring<'_>,
+        (own, starter): (&Wire, &Wire),
+        entry: Entry,
+        host: Host<'_>,
+    ) -> Result<()> {
+        let Self { pages, bringer } = self;
+        let mut fetch = Fetch { link: restoring.fetching(), pages, wanted: 0, stage: Stage::Serving };
+        let mut entry = entry;
+        let begun = fetch.begin((own, starter), &mut entry);
+        let begun = begun.and_then(|()| {
+            host.interrupt.heed_no_more();
+            own.send(&Word::Go, &[]).context(|| "cannot talk to its supervisor")
+        });
+        if let Err(error) = begun {
+            // It has not run, and with the end of `own` it never will.
+            drop(entry);
+            fetch.link.fail(&error);
+            return Err(error);
+        }
+        match fetch.serve(Some(starter.as_fd())) {
+            Ok(()) => {
+                if let Err(error) = start::hear(starter) {
+                    drop(entry);
+                    fetch.link.fail(&error);
+                    return Err(error);
+                }
+            }
+            Err(error) => {
+                let _ = entry.coming();
+                // It may have: that it is said to have been lost is not to be taken for that it has never run.
+                let _ = fetch.link.running();
+                return Err(fetch.lose(entry, host, error));
+            }
+        }
+        let fetched = entry
+            .coming()
+            .context(|| "cannot write down that it runs")
+            .and_then(|()| fetch.link.running().map_err(|error| lost(error.into())))
+            .and_then(|()| {
+                // What CRIU saved of it now would not have what is still to come.
+                let record = host.store.read(host.name);
+                let _lock = record.and_then(|record| snapshot::lock(record.cgroup.as_deref()?).ok());
+                fetch.serve(None)
+            });
+        match fetched {
+            Ok(()) => fetch.complete(entry, bringer, host),
+            Err(error) => Err(fetch.lose(entry, host, error)),
+        }
+    }
+}
+
+/// How far `criu lazy-pages` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    Over,
+}
+
+struct Fetch<'a> {
+    link: Fetching<'a>,
+    pages: LazyPages,
+    /// So many questions have no answer yet.
+    wanted: usize,
+    stage: Stage,
+}
+
+impl Fetch<'_> {
+    /// Until the source has given it away. Nothing has run when this fails.
+    fn begin(&mut self, (own, starter): (&Wire, &Wire), entry: &mut Entry) -> Result<()> {
+        self.serve(Some(own.as_fd()))?;
+        if !matches!(own.receive::<Word>(), Ok(Some((Word::Restored, _)))) {
+            // Its reason is what it tells who has started it.
+            let error = start::hear(starter).err();
+            return Err(error.unwrap_or_else(|| Error::new(Kind::Failed, "its supervisor died")));
+        }
+        self.link.restored().map_err(|error| lost(error.into()))?;
+        loop {
+            self.ask_on(None, PollTimeout::ZERO)?;
+            if !self.take_one()? {
+                return entry.going().context(|| "the source was told that it never runs here");
+            }
+        }
+    }
+
+    /// Fetches until there is something to read on `until`, or without one until no more is wanted.
+    fn serve(&mut self, until: Option<BorrowedFd<'_>>) -> Result<()> {
+        loop {
+            // With nothing under way there is nothing else to wait for.
+            let patience = if self.wanted == 0 { PollTimeout::NONE } else { PollTimeout::ZERO };
+            if self.ask_on(until, patience)? || (until.is_none() && self.stage == Stage::Over) {
+                return Ok(());
+            }
+            if self.wanted > 0 && !self.take_one()? {
+                return Err(Error::new(Kind::Failed, "the source gave it away out of turn"));
+            }
+        }
+    }
+
+    /// Passes on what is wanted by now, waiting for the first of it, where nothing is under way. Says whether there is something to
+    /// read on `until`.
+    fn ask_on(&mut self, until: Option<BorrowedFd<'_>>, mut patience: PollTimeout) -> Result<bool> {
+        let cannot = || "cannot hear what of its memory is wanted";
+        let mut batch = Vec::new();
+        let mut heard = false;
+        loop {
+            let asks = self.stage == Stage::Serving && self.wanted == 0 && batch.len() < BATCH;
+            let wants = asks.then(|| self.pages.fd());
+            let fds = until.into_iter().chain(wants);
+            let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            if fds.is_empty() {
+                break;
+            }
+            match poll(&mut fds, patience) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(errno) => return Err(std::io::Error::from(errno)).context(cannot),
+            }
+            heard = until.is_some() && fds.first().is_some_and(|fd| fd.any().unwrap_or_default());
+            if heard {
+                break;
+            }
+            match self.pages.hear().context(cannot)? {
+                Asked::Pages(pages) => batch.push(pages),
+                Asked::Over => self.stage = Stage::Over,
+            }
+            if !batch.is_empty() || until.is_none() {
+                patience = PollTimeout::ZERO;
+            }
+        }
+        if !batch.is_empty() {
+            self.wanted = batch.len();
+            self.link.want(batch).map_err(|error| lost(error.into()))?;
+        }
+        Ok(heard)
+    }
+
+    /// Hands an answer on; `false` for the word that is none.
+    fn take_one(&mut self) -> Result<bool> {
+        match self.link.hear().map_err(|error| lost(error.into()))? {
+            Fetched::Go => Ok(false),
+            Fetched::Pages(pages, content) => {
+                self.wanted = self
+                    .wanted
+                    .checked_sub(1)
+                    .ok_or_else(|| Error::new(Kind::Failed, "the source sends memory that nobody wanted"))?;
+                self.pages.give(pages, &content).context(|| "cannot give it its memory")?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// No more is wanted: it has everything, or CRIU has given up.
+    fn complete(mut self, entry: Entry, bringer: Bringer, host: Host<'_>) -> Result<()> {
+        match self.pages.finish() {
+            Ok(()) => {
+                bringer.whole();
+                entry.running().context(|| "cannot write down that it runs")?;
+                self.link.whole().map_err(|error| lost(error.into()))
+            }
+            Err(failed) => Err(self.lose(entry, host, failed.into_error("CRIU cannot fetch its memory"))),
+        }
+    }
+
+    /// The rest will not come. The machine ends, and then whoever holds its memory; gives the error.
+    fn lose(self, entry: Entry, host: Host<'_>, error: Error) -> Error {
+        if let Err(worse) = end(host) {
+            crate::error::say(format_args!("osier: {worse}\n"));
+        }
+        drop(self.pages);
+        drop(entry);
+        let error = error.within(format!("'{}' has ended: the rest of its memory is lost", host.name));
+        self.link.fail(&error);
+        error
+    }
+}
+
+/// Kills the machine and waits until nothing of it runs: its first process is the last to end (man 7 pid_namespaces).
+fn end(host: Host<'_>) -> Result<()> {
+    let cannot = || format!("cannot end '{}'", host.name);
+    let Some(record) = host.store.read(host.name) else { return Ok(()) };
+    let Some(leader) = open_leader(host.store, &record).context(cannot)? else { return Ok(()) };
+    let _ = pidfd_send_signal(&leader, Signal::KILL);
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let mut fds = [PollFd::new(leader.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(100_u8)).is_ok_and(|ready| ready > 0) {
+            return Ok(());
+        }
+    }
+    Err(Error::new(Kind::Failed, cannot()).because("it does not die"))
+}
