@@ -304,7 +304,10 @@ fn a_tree_is_dumped_comes_back_and_is_dumped_again() {
     let mut hooks = Vec::new();
     let before = Instant::now();
     let result = subject.restore(&mut |hook, pid| {
-        hooks.push((hook, pid));
+        // As often as this host is slow.
+        if hook != Hook::Waiting {
+            hooks.push((hook, pid));
+        }
         Ok(())
     });
     let restored = result.unwrap_or_else(|failed| panic!("{failed}: {}", subject.log_text()));

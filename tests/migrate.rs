@@ -350,6 +350,13 @@ fn a_target_that_refuses_says_why() {
     assert_eq!(other.fingerprint(), before);
     let bad = Side { name: "no/name".to_owned(), tree: there.tree.clone() };
     refused(&bad, &[], &["no machine name"]);
+    // It arrives, and cannot be what it was there.
+    fs::rename(here.tree.join("sbin/init"), here.tree.join("sbin/gone")).unwrap();
+    let went = course.migrate(&mut Course::command(here, there, &ssh));
+    let text = said(&went);
+    let reason = text.lines().find(|line| line.starts_with("osier: cannot migrate")).unwrap_or_default();
+    assert!(!went.status.success() && reason.contains("has no init"), "{text}");
+    course.assert_stayed();
     course.end();
 }
 

@@ -4,12 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::symlink;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::ExitStatus;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::interception::Watch;
@@ -39,7 +36,7 @@ pub(super) struct Conversation<'a> {
 pub(super) enum Stop {
     /// CRIU is told to give up at the next hook, where it puts back what it has changed in the tasks.
     AtHook,
-    /// CRIU is killed: what it has made is to go anyway.
+    /// CRIU is killed, until the tasks are let go: what it has made is to go anyway.
     AtOnce,
 }
 
@@ -60,17 +57,24 @@ impl Conversation<'_> {
     ) -> Result<Answer, Failed> {
         self.worker.send(request).map_err(Failed::start("talk to criu"))?;
         let mut own: Option<Failed> = None;
+        let mut let_go = false;
         loop {
             if self.stop == Stop::AtOnce && own.is_none() && (self.came() || self.is_alone()) {
                 own = Some(Failed::Interrupted);
                 self.worker.kill();
             }
             if !self.worker.wait(&[]).map_err(Failed::start("wait for criu"))? {
+                if self.stop == Stop::AtOnce && own.is_none() && !let_go {
+                    // It may be at work for ever.
+                    own = ask(Hook::Waiting, None).map_err(Failed::Hook).err();
+                    own.iter().for_each(|_| self.worker.kill());
+                }
                 continue;
             }
             let Some(answer) = self.worker.receive().map_err(Failed::start("understand criu"))? else {
                 let status = self.worker.end().map_err(Failed::start("wait for criu"))?;
-                return Err(own.unwrap_or_else(|| self.died(status)));
+                let log = self.log.to_owned();
+                return Err(own.unwrap_or_else(|| Failed::Died { how: self.worker.obituary(status), log }));
             };
             let Some(notify) = answer.notify.as_ref().filter(|_| answer.kind == i32::from(Type::Notify))
             else {
@@ -90,6 +94,10 @@ impl Conversation<'_> {
                     .begin_watch()
                     .and_then(|()| ask(hook, notify.pid.map(Pid::from_raw)).map_err(Failed::Hook)),
             };
+            if hook == Hook::PreResume && asked.is_ok() {
+                // The tasks are let go: who wants their end asks them for it.
+                (self.interrupt, let_go) = (None, true);
+            }
             let kind = Type::Notify.into();
             let reply = Request { kind, notify_success: Some(asked.is_ok()), ..Request::default() };
             own = own.or(asked.err());
@@ -115,19 +123,6 @@ impl Conversation<'_> {
     fn is_alone(&self) -> bool {
         let poll = |fd| poll(&mut [PollFd::new(fd, PollFlags::empty())], PollTimeout::ZERO);
         self.needs.is_some_and(|fd| poll(fd).is_ok_and(|hung_up| hung_up > 0))
-    }
-
-    fn died(&mut self, status: ExitStatus) -> Failed {
-        let how = match (status.signal().map(Signal::try_from), status.code()) {
-            (Some(Ok(signal)), _) => format!("was ended by {signal}"),
-            (_, Some(code)) => format!("ended with status {code}"),
-            _ => "ended".to_owned(),
-        };
-        let how = match self.worker.last_words() {
-            Some(words) => format!("{how}: {words}"),
-            None => how,
-        };
-        Failed::Died { how, log: self.log.to_owned() }
     }
 
     fn refused(&self, answer: &Answer, tasks: &dyn Fn(i32) -> Option<Task>) -> Failed {

@@ -29,6 +29,13 @@ pub enum Missing {
         /// What it said, or why not.
         reason: String,
     },
+    /// It was killed before it had answered.
+    Killed {
+        /// Where it is.
+        program: PathBuf,
+        /// How.
+        how: String,
+    },
 }
 
 impl fmt::Display for Missing {
@@ -47,6 +54,7 @@ impl fmt::Display for Missing {
             Self::DoesNotStart { program, reason } => {
                 write!(f, "cannot use '{}' as criu: {reason}", program.display())
             }
+            Self::Killed { program, how } => write!(f, "cannot ask '{}': it {how}", program.display()),
         }
     }
 }
@@ -55,13 +63,13 @@ impl std::error::Error for Missing {}
 
 impl From<Missing> for Error {
     fn from(missing: Missing) -> Self {
-        let kind = match missing {
-            Missing::NotFound(Some(_)) => Kind::NotFound,
-            _ => Kind::Unsupported,
-        };
-        let hint = match missing {
-            Missing::NotFound(Some(_)) => format!("--criu=PATH names the program; or {INSTALL}"),
-            _ => INSTALL.to_owned(),
+        let (kind, hint) = match missing {
+            // It is there, and may be as good as any.
+            Missing::Killed { .. } => return Self::new(Kind::Failed, missing.to_string()),
+            Missing::NotFound(Some(_)) => {
+                (Kind::NotFound, format!("--criu=PATH names the program; or {INSTALL}"))
+            }
+            _ => (Kind::Unsupported, INSTALL.to_owned()),
         };
         Self::new(kind, missing.to_string()).hint(hint)
     }

@@ -30,6 +30,7 @@ use std::env;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -86,6 +87,8 @@ pub enum Hook {
     PreResume,
     /// The tasks run.
     PostResume,
+    /// Not CRIU's: it is restoring, and has had nothing to say for a moment. Whoever lets it go on no more has it killed.
+    Waiting,
     /// One that osier has no use for.
     Other,
 }
@@ -122,10 +125,13 @@ impl Criu {
         let asked = Instant::now();
         let version = match ask(&program, |worker| worker.ask_version()) {
             Ok(answer) => Version::from(answer),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Unheard::Cannot(error)) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(Missing::NotFound(Some(program)));
             }
-            Err(error) => return Err(Missing::DoesNotStart { program, reason: error.to_string() }),
+            Err(Unheard::Cannot(error)) => {
+                return Err(Missing::DoesNotStart { program, reason: error.to_string() });
+            }
+            Err(Unheard::Killed(how)) => return Err(Missing::Killed { program, how }),
         };
         if version < Version::OLDEST {
             Err(Missing::TooOld { program, version })
@@ -160,17 +166,36 @@ impl Criu {
                 lazy_pages: found.lazy_pages.unwrap_or_default(),
             })
         })
+        .map_err(|unheard| match unheard {
+            Unheard::Cannot(error) => error,
+            Unheard::Killed(how) => io::Error::other(format!("it {how}")),
+        })
     }
 }
 
-/// One question to a worker of its own. An error has in it what the program said before it ended.
-fn ask<T>(program: &Path, question: impl FnOnce(&Worker) -> io::Result<T>) -> io::Result<T> {
+/// Why there is no answer.
+enum Unheard {
+    /// The program does not start, or is no such program. What it said before it ended is in it.
+    Cannot(io::Error),
+    /// It was ended by a signal: how.
+    Killed(String),
+}
+
+impl From<io::Error> for Unheard {
+    fn from(error: io::Error) -> Self {
+        Self::Cannot(error)
+    }
+}
+
+/// One question to a worker of its own.
+fn ask<T>(program: &Path, question: impl FnOnce(&Worker) -> io::Result<T>) -> Result<T, Unheard> {
     let mut worker = Worker::start(program, &[])?;
     let answer = question(&worker);
-    worker.end()?;
+    let status = worker.end()?;
     answer.map_err(|error| match worker.last_words() {
-        Some(words) => io::Error::other(words),
-        None => error,
+        _ if status.signal().is_some() => Unheard::Killed(worker.obituary(status)),
+        Some(words) => io::Error::other(words).into(),
+        None => error.into(),
     })
 }
 

@@ -6,12 +6,13 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use prost::Message;
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
@@ -142,6 +143,19 @@ impl Worker {
     pub(super) fn kill(&mut self) {
         if self.ended.is_none() {
             let _ = self.child.kill();
+        }
+    }
+
+    /// How it ended, as the end of "criu …".
+    pub(super) fn obituary(&mut self, status: ExitStatus) -> String {
+        let how = match (status.signal().map(Signal::try_from), status.code()) {
+            (Some(Ok(signal)), _) => format!("was ended by {signal}"),
+            (_, Some(code)) => format!("ended with status {code}"),
+            _ => "ended".to_owned(),
+        };
+        match self.last_words() {
+            Some(words) => format!("{how}: {words}"),
+            None => how,
         }
     }
 

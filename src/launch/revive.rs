@@ -34,6 +34,7 @@ use crate::criu::images::Clocks;
 use crate::criu::{Criu, Hook, Lazy, Restore};
 use crate::duration;
 use crate::error::{Context, Error, Kind, Result};
+use crate::machine::attachment::FromUser;
 use crate::machine::record::Checkpointable;
 use crate::machine::snapshot::{CONSOLE, console_key};
 use crate::machine::state::Ask;
@@ -242,7 +243,9 @@ struct Arrival<'a, 'r> {
 
 impl Arrival<'_, '_> {
     fn hook(&mut self, hook: Hook, pid: Option<Pid>) -> io::Result<()> {
-        let done = self.hear_signals().and_then(|()| match (hook, pid) {
+        // What comes when it runs is for it.
+        let heard = if hook == Hook::PostResume { Ok(()) } else { self.hear_requests() };
+        let done = heard.and_then(|()| match (hook, pid) {
             (Hook::PostSetupNamespaces, Some(pid)) => self.arrive(pid),
             (Hook::PreResume, _) => self.settle(),
             _ => Ok(()),
@@ -253,11 +256,13 @@ impl Arrival<'_, '_> {
         })
     }
 
-    fn hear_signals(&mut self) -> Result<()> {
-        match self.signals.take().any(|ask| ask != Ask::Reboot) {
-            false => Ok(()),
-            true => Err(Error::new(Kind::Failed, "it was asked to end")),
+    fn hear_requests(&mut self) -> Result<()> {
+        let asked = self.signals.take().any(|ask| ask != Ask::Reboot);
+        let front = self.attachment.hear_front().context(|| "cannot hear the terminal")?;
+        if asked || front == Some(FromUser::Stop) {
+            return Err(Error::new(Kind::Failed, "it was asked to end"));
         }
+        Ok(())
     }
 
     /// The first process is there, in the cgroup that is its own, and the links are.

@@ -4,7 +4,6 @@
 mod carrier;
 mod fetch;
 mod source;
-mod stock;
 mod target;
 
 use crate::cli::Migrate;

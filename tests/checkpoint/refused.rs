@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::thread;
@@ -12,10 +13,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::others::{await_more, counting};
-use crate::support::machine::{Machine, output, wait};
-use crate::support::tree::{Layered, Tree, of};
+use crate::support::machine::{Machine, osier, output, wait};
+use crate::support::tree::{Layered, Scratch, Tree, of};
 use crate::support::{await_that, leftovers};
-use crate::{checkpoint, checkpointing, restoring, said, save};
+use crate::{checkpoint, checkpointing, criu, restoring, said, save};
 
 fn line(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or_default().to_owned()
@@ -52,7 +53,10 @@ struct Subject {
 
 impl Subject {
     fn boot() -> Self {
-        let tree = Layered::over(&of("sysvinit"));
+        Self::over(Layered::over(&of("sysvinit")))
+    }
+
+    fn over(tree: Layered) -> Self {
         let machine = counting(&tree, "ct:2345:respawn:");
         let place = tree.scratch.path().join("place");
         fs::create_dir(&place).unwrap();
@@ -92,12 +96,41 @@ fn what_cannot_be_saved_goes_on() {
     subject.refuses("something there", &checkpoint(name, &here, &[]), "there is something of that name");
     let none = said(&["checkpoint", "--criu=/nonexistent", &format!("--to={}", target.display()), name]);
     subject.refuses("no criu", &none, "/nonexistent");
+    for (what, script, why) in CRIUS {
+        let program = program(&subject.tree.scratch, what, script);
+        let to = format!("--to={}", target.display());
+        let refused = said(&["checkpoint", &format!("--criu={}", program.display()), &to, name]);
+        subject.refuses(what, &refused, why);
+        // A new one is of use where this one is old, and not where it was killed.
+        let hint = String::from_utf8_lossy(&refused.stderr).contains("install criu 4.1");
+        assert_eq!(hint, what == "old", "{what}: {refused:?}");
+    }
     let nowhere = subject.tree.scratch.path().join("nowhere/saved");
     subject.refuses("no directory", &checkpoint(name, &nowhere, &[]), "no such file or directory");
     let usage = checkpoint(name, &target, &["--compress"]);
     assert!(!usage.status.success(), "{usage:?}");
     subject.assert_untouched("a directory, compressed");
     subject.end();
+}
+
+/// What is said to be criu, and cannot be used. An old one answers as one does: `criu_resp` with the version 3.17.
+const CRIUS: [(&str, &str, &str); 2] = [
+    (
+        "old",
+        // In one packet.
+        "#!/bin/bash\nhead -c 1 <&\"$3\" >/dev/null\n\
+         printf '\\010\\012\\020\\001\\122\\004\\010\\003\\020\\021' | \
+         dd bs=64 iflag=fullblock status=none >&\"$3\"\n",
+        "it is criu 3.17, and osier needs 4.1",
+    ),
+    ("killed", "#!/bin/sh\nkill -KILL $$\n", "it was ended by SIGKILL"),
+];
+
+/// A program in `scratch`.
+fn program(scratch: &Scratch, name: &str, script: &str) -> PathBuf {
+    let path = scratch.file(name, script);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
 /// Tries it on a file system of a few pages.
@@ -175,6 +208,31 @@ fn of_parent(parent: u32) -> Option<Pid> {
     Some(Pid::from_raw(criu?.parse().unwrap()))
 }
 
+/// CRIU says its version, and nothing more.
+fn break_off_a_hanging_criu(tree: &Layered, saved: &Path, signal: Signal) {
+    let [asked, hangs] = ["asked", "hangs"].map(|name| tree.scratch.path().join(name));
+    let [_, real] =
+        criu().split_once('=').map(|(option, real)| [option.to_owned(), real.to_owned()]).unwrap();
+    let script = format!(
+        "#!/bin/sh\n[ -e {asked} ] || {{ : >{asked}; exec {real} \"$@\"; }}\n: >{hangs}\nexec sleep 1000\n",
+        asked = asked.display(),
+        hangs = hangs.display()
+    );
+    let program = program(&tree.scratch, "hanging", &script);
+    let mut restore = osier(["restore", &format!("--criu={}", program.display())]);
+    let mut child = restore.arg(saved).stderr(Stdio::piped()).spawn().unwrap();
+    await_that("criu to hang", || hangs.exists());
+    kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+    wait(&mut child, &|| format!("osier restore, after {signal}"));
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(125), "{ended:?}");
+    assert!(line(&ended).ends_with("it was asked to end"), "{ended:?}");
+    tree.assert_only(&tree.name);
+    for file in [asked, hangs] {
+        fs::remove_file(file).unwrap();
+    }
+}
+
 #[test]
 fn a_checkpoint_that_is_not_whole_is_not_used() {
     let subject = Subject::boot();
@@ -208,6 +266,9 @@ fn a_checkpoint_that_is_not_whole_is_not_used() {
     fs::write(&bad, &whole).unwrap();
     refuse("no tree", &["--tree=/nonexistent"], "/nonexistent");
     assert_eq!(leftovers::of("nonexistent", Path::new("/nonexistent")), Vec::<String>::new());
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        break_off_a_hanging_criu(&tree, &file, signal);
+    }
     // None of this has done it any harm.
     let machine = Machine::spawn(restoring(&file, &[]), &tree.name, &tree.path());
     await_more(&tree, 3);

@@ -267,6 +267,11 @@ impl<'a> Storing<'a> {
             Err(error) => Err(told(self.0, error)),
         }
     }
+
+    /// Says what failed here.
+    pub fn fail(self, error: &Error) {
+        self.0.complain(error);
+    }
 }
 
 impl<'a> Loading<'a> {

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::stock::Stock;
 use super::target::{Word, lost};
-use crate::criu::images::{Pages, page};
 use crate::criu::{Asked, Criu, LazyPages};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt::Interrupt;
@@ -37,7 +35,6 @@ const BATCH: usize = 32;
 /// Who brings a machine's memory.
 pub(super) struct Porter {
     pages: LazyPages,
-    stock: Stock,
     bringer: Bringer,
 }
 
@@ -71,8 +68,7 @@ impl Porter {
         let pages = pages.map_err(|failed| failed.into_error("CRIU cannot fetch its memory"))?;
         let what = || "cannot hold its memory";
         let (tether, bringer) = Tether::new(pages.lifeline().context(what)?).context(what)?;
-        let stock = Stock::new(&work).context(what)?;
-        Ok((Self { pages, stock, bringer }, Lazily { work, tether }))
+        Ok((Self { pages, bringer }, Lazily { work, tether }))
     }
 
     /// As `let_go` of a machine that has all its memory, and then brings the rest.
@@ -83,9 +79,8 @@ impl Porter {
         entry: Entry,
         host: Host<'_>,
     ) -> Result<()> {
-        let Self { pages, stock, bringer } = self;
-        let link = restoring.fetching();
-        let mut fetch = Fetch { link, pages, stock, wanted: 0, again: None, stage: Stage::Serving };
+        let Self { pages, bringer } = self;
+        let mut fetch = Fetch { link: restoring.fetching(), pages, wanted: 0, stage: Stage::Serving };
         let mut entry = entry;
         let begun = fetch.begin((own, starter), &mut entry);
         let begun = begun.and_then(|()| {
@@ -140,11 +135,8 @@ enum Stage {
 struct Fetch<'a> {
     link: Fetching<'a>,
     pages: LazyPages,
-    stock: Stock,
-    /// So many questions that were passed on have no answer yet.
+    /// So many questions have no answer yet.
     wanted: usize,
-    /// The question after them, whose answer comes with theirs or has come: answers have the order of the questions.
-    again: Option<Pages>,
     stage: Stage,
 }
 
@@ -185,14 +177,9 @@ impl Fetch<'_> {
     fn ask_on(&mut self, until: Option<BorrowedFd<'_>>, mut patience: PollTimeout) -> Result<bool> {
         let cannot = || "cannot hear what of its memory is wanted";
         let mut batch = Vec::new();
-        if let Some(pages) = self.again.take_if(|_| self.wanted == 0) {
-            self.sort(pages, &mut batch)?;
-            patience = PollTimeout::ZERO;
-        }
         let mut heard = false;
         loop {
-            let full = self.wanted > 0 || self.again.is_some() || batch.len() == BATCH;
-            let asks = self.stage == Stage::Serving && !full;
+            let asks = self.stage == Stage::Serving && self.wanted == 0 && batch.len() < BATCH;
             let wants = asks.then(|| self.pages.fd());
             let fds = until.into_iter().chain(wants);
             let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
@@ -210,7 +197,7 @@ impl Fetch<'_> {
                 break;
             }
             match self.pages.hear().context(cannot)? {
-                Asked::Pages(pages) => self.sort(pages, &mut batch)?,
+                Asked::Pages(pages) => batch.push(pages),
                 Asked::Over => self.stage = Stage::Over,
             }
             if !batch.is_empty() || until.is_none() {
@@ -224,23 +211,6 @@ impl Fetch<'_> {
         Ok(heard)
     }
 
-    /// Answers a question from what has come, if it can be its turn; has it wait for that; or puts it to what is to be passed on.
-    fn sort(&mut self, pages: Pages, batch: &mut Vec<Pages>) -> Result<()> {
-        let has = |run: &Pages| {
-            let into = pages.address.checked_sub(run.address);
-            run.task == pages.task && into.is_some_and(|into| into / page() < run.number)
-        };
-        match self.stock.read(pages).context(|| "cannot read its memory")? {
-            Some((pages, content)) if batch.is_empty() => {
-                return self.pages.give(pages, &content).context(|| "cannot give it its memory");
-            }
-            Some(_) => self.again = Some(pages),
-            None if batch.iter().any(has) => self.again = Some(pages),
-            None => batch.push(pages),
-        }
-        Ok(())
-    }
-
     /// Hands an answer on; `false` for the word that is none.
     fn take_one(&mut self) -> Result<bool> {
         match self.link.hear().map_err(|error| lost(error.into()))? {
@@ -251,7 +221,6 @@ impl Fetch<'_> {
                     .checked_sub(1)
                     .ok_or_else(|| Error::new(Kind::Failed, "the source sends memory that nobody wanted"))?;
                 self.pages.give(pages, &content).context(|| "cannot give it its memory")?;
-                self.stock.keep(pages, &content).context(|| "cannot keep its memory")?;
                 Ok(true)
             }
         }

@@ -196,7 +196,11 @@ impl Ready {
                 }
                 Next::Round(storing, number) => match self.draft.round(number) {
                     Ok(_) => storing.store(&self.draft.directory()).map_err(lost)?,
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        let error = Error::from(error);
+                        storing.fail(&error);
+                        return Err(error);
+                    }
                 },
                 Next::Frozen(receiving) => receiving,
                 Next::Images(loading, manifest) => {
@@ -232,6 +236,16 @@ impl Ready {
             .map_err(|error| Error::new(Kind::Failed, cannot()).because(error))
     }
 
+    fn compare_sum(&self, manifest: &Manifest, interrupt: &Interrupt) -> Result<()> {
+        let ours = self.list(interrupt)?;
+        match manifest.tree.listing {
+            Some(theirs) if theirs != ours.sum() => {
+                Err(Error::new(Kind::Failed, "its tree has not arrived as it was"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn unpack(&self, from: &mut dyn Read, interrupt: &Interrupt) -> Result<()> {
         let unpacked = archive::unpack(from, &self.tree.grows, &mut |_| interrupt.check());
         unpacked.map(drop).map_err(|error| {
@@ -248,10 +262,7 @@ impl Ready {
         (options, store): (&Migrate, &Store),
         interrupt: &Interrupt,
     ) -> Result<u8> {
-        let begun = self.list(interrupt).and_then(|ours| {
-            if manifest.tree.listing.is_some_and(|theirs| theirs != ours.sum()) {
-                return Err(Error::new(Kind::Failed, "its tree has not arrived as it was"));
-            }
+        let begun = self.compare_sum(&manifest, interrupt).and_then(|()| {
             let unpacked = self.draft.received(&manifest)?;
             let tree = self.tree.settle()?;
             let porter = self.postcopy.then(|| Porter::start(&self.criu, &unpacked.images(), &self.name));
@@ -274,26 +285,33 @@ impl Ready {
             quiet: true,
             anew: None,
         };
-        let go = move || hold(&theirs);
-        let entry = self.entry;
         let host = Host { store, name: &self.name, interrupt };
-        restore::with(
+        let mut link = Some((restoring, own, self.entry));
+        let ended = restore::with(
             (&self.criu, unpacked),
             &manifest,
             &wish,
-            Box::new(go),
+            Box::new(move || hold(&theirs)),
             |wanted, mut company, sources| {
+                let taken = link.take();
                 let (porter, lazily) = porter.unzip();
                 if let Some(revival) = &mut company.revival {
                     revival.lazily = lazily;
                 }
                 // All of it moved: in the supervisor this end is closed, so that it sees the end of the other.
-                start::in_background(wanted, company, sources, move |starter| match porter {
-                    Some(porter) => porter.let_go(restoring, (&own, starter), entry, host),
-                    None => let_go(restoring, &own, starter, entry),
+                start::in_background(wanted, company, sources, move |starter| match (taken, porter) {
+                    (Some((restoring, own, entry)), Some(porter)) => {
+                        porter.let_go(restoring, (&own, starter), entry, host)
+                    }
+                    (Some((restoring, own, entry)), None) => let_go(restoring, &own, starter, entry),
+                    (None, _) => Ok(()),
                 })
             },
-        )
+        );
+        if let (Some((restoring, ..)), Err(error)) = (link, &ended) {
+            restoring.fail(error);
+        }
+        ended
     }
 }
 
