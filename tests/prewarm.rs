@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::machine::{Machine, osier, output};
-use support::tree::{Scratch, debian};
+use support::tree::{Scratch, Tree, debian};
 use support::{await_that, leftovers, unique};
 
 /// With the option that names the criu of the tests.
@@ -99,4 +99,29 @@ fn what_cannot_be_another_way_after_the_boot_is_refused() {
     refused(&["--from=/nowhere", "-Mx", "--network=none"], "booted with the other options");
     refused(&["--criu=/bin/false", "tree"], "--from");
     refused(&[], "NAME|PATH");
+}
+
+#[test]
+fn what_cannot_be_prewarmed_leaves_nothing() {
+    let tree = Tree::minimal();
+    let saved = tree.outside().join("saved");
+    let refused = |why: &str| {
+        let mut prewarm = criu(osier(["image", "prewarm"]));
+        let made = output(prewarm.arg(tree.path()).arg("--to").arg(&saved));
+        let text = String::from_utf8_lossy(&made.stderr);
+        let begin = format!("osier: cannot prewarm '{}': ", tree.path().display());
+        assert!(!made.status.success() && text.starts_with(&begin) && text.contains(why), "{made:?}");
+    };
+    fs::create_dir(&saved).unwrap();
+    fs::write(saved.join("file"), "mine").unwrap();
+    refused("there is something of that name");
+    assert_eq!(listed(&saved), BTreeSet::from(["file".to_owned()]));
+    fs::remove_dir_all(&saved).unwrap();
+    for init in ["#!/bin/sh\nexit 1\n", "#!/nonexistent\n"] {
+        tree.executable("sbin/init", init);
+        refused("");
+        assert_eq!(listed(tree.outside()), BTreeSet::from([tree.name().to_owned()]), "{init}");
+        leftovers::assert_none(tree.name(), &tree.path());
+        leftovers::assert_none(tree.name(), &saved.join("root"));
+    }
 }

@@ -133,6 +133,77 @@ fn program(scratch: &Scratch, name: &str, script: &str) -> PathBuf {
     path
 }
 
+/// What a process of the machine does, and the error that names it then. It stays until there is /root/over.
+fn flaws() -> [(String, &'static str); 4] {
+    let perl = |does: String| {
+        format!(
+            "exec perl -e '{does}; open(my $ready, \">\", \"/root/ready\") or die; \
+             until (-e \"/root/over\") {{ select(undef, undef, undef, 0.05) }} kill KILL => $child if $child'"
+        )
+    };
+    let huge = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_NORESERVE;
+    [
+        (
+            "exec unshare -m sh -c 'mount -t ramfs none /mnt && touch /root/ready; until [ -e /root/over ]; do sleep 0.05; done'"
+                .to_owned(),
+            "has a file system of the type ramfs at /mnt",
+        ),
+        (
+            perl(format!("syscall({}, 0, 2 << 20, 3, {huge}, -1, 0) == -1 and die", libc::SYS_mmap)),
+            "has huge pages (hugetlbfs) in its memory",
+        ),
+        (
+            perl(format!("my $type = \"tmpfs\"; syscall({}, $type, 0) == -1 and die", libc::SYS_fsopen)),
+            "has a file system that is being mounted open",
+        ),
+        (
+            // In a process group of its own: that of an orphan is not stopped by a terminal.
+            // Once somebody has waited for it, only CRIU can tell.
+            perl(
+                "$child = fork // die; unless ($child) { setpgrp(0, 0); kill TTIN => $$; exit } \
+                 until (do { local (@ARGV, $/) = \"/proc/$child/stat\"; <> } =~ / T /) { select(undef, undef, undef, 0.02) }"
+                    .to_owned(),
+            ),
+            "was stopped by its terminal (SIGTTIN)",
+        ),
+    ]
+}
+
+#[test]
+fn what_is_in_the_way_is_named() {
+    let tree = Layered::over(&of("sysvinit"));
+    let inittab = tree.path().join("etc/inittab");
+    let text = fs::read_to_string(&inittab).unwrap();
+    fs::write(&inittab, format!("{text}\nfl:2345:respawn:/bin/sh /usr/local/bin/flaw\n")).unwrap();
+    let [root, local] = ["root", "usr/local/bin"].map(|directory| tree.path().join(directory));
+    for directory in [&root, &local] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    // It runs what is put there, one after the other.
+    let runs =
+        "while :; do [ -e /root/flaw ] && mv /root/flaw /root/flawed && sh /root/flawed; sleep 0.05; done\n";
+    fs::write(local.join("flaw"), runs).unwrap();
+    let subject = Subject::over(tree);
+    let [flaw, ready, over] = ["flaw", "ready", "over"].map(|name| root.join(name));
+    for (script, why) in flaws() {
+        fs::write(root.join("next"), &script).unwrap();
+        fs::rename(root.join("next"), &flaw).unwrap();
+        await_that(&script, || ready.exists());
+        let refused = checkpoint(&subject.tree.name, &subject.target(), &[]);
+        fs::remove_file(&ready).unwrap();
+        fs::write(&over, "").unwrap();
+        subject.refuses(&script, &refused, why);
+        // With that out of the way it can be saved.
+        await_that("its end", || {
+            let saved = checkpoint(&subject.tree.name, &subject.target(), &["--leave-running"]);
+            saved.status.success()
+        });
+        fs::remove_dir_all(subject.target()).unwrap();
+        fs::remove_file(&over).unwrap();
+    }
+    subject.end();
+}
+
 /// Tries it on a file system of a few pages.
 fn in_small(subject: &Subject) -> Output {
     let small = subject.tree.scratch.path().join("small");
