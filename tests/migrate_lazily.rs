@@ -107,7 +107,8 @@ fn a_machine_goes_on_and_its_memory_follows() {
     for _ in 0..2 {
         let before = rounds(&from.name);
         let said = migrate(&from.name, to, here.scratch.path());
-        eprintln!("{said}");
+        eprintln!("{}", said.trim());
+        assert!(said.contains("; it stood still for "), "{said}");
         assert!(show(&from.name).is_none() && show(&to.name).is_some());
         from.assert_only(&from.name);
         // Each of its pieces, several times.

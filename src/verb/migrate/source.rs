@@ -68,12 +68,14 @@ pub(super) fn send(name: &str, options: &Migrate, store: &Store) -> Result<()> {
     let draft = Draft::begin(&target, Form::Directory)?;
     let migration = Migration { name, options, id, criu, candidate, draft, interrupt: &interrupt };
     let (sent, stood) = migration.go(&carrier, size)?;
-    if !options.tool.quiet && !options.to_pipe {
-        let host = options.host.as_deref().unwrap_or_default();
+    if !options.tool.quiet {
         let (sent, stood) = (BinaryBytes(sent), duration::taken(stood));
-        crate::verb::print(&format!(
-            "'{name}' goes on at {host}: {sent} sent; it stood still for {stood}\n"
-        ))?;
+        let said = |place| format!("'{name}' goes on at {place}: {sent} sent; it stood still for {stood}\n");
+        match options.host.as_deref() {
+            Some(host) => crate::verb::print(&said(host))?,
+            // Standard output is the way there.
+            None => crate::error::say(format_args!("{}", said("the other end"))),
+        }
     }
     Ok(())
 }
