@@ -6,7 +6,7 @@ use super::lifetime::in_foreground;
 use super::restore::{self, Made, Wish, as_it_was, booted_with, suits};
 use super::{checkpoint::Progress, image::clone};
 use crate::checkpoint::{Checkpoint, Manifest, Unpacked};
-use crate::cli::{Boot, Restore, Tool};
+use crate::cli::Boot;
 use crate::criu::Criu;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::MachineId;
@@ -85,7 +85,7 @@ impl Tree {
         interrupt: &Interrupt,
     ) -> Result<Self> {
         if !throw_away && unpacked.tree().is_some() {
-            let made = restore::tree(&unpacking(from, name), manifest, unpacked, interrupt)?;
+            let made = restore::tree((Some(name), None), manifest, unpacked, interrupt)?;
             return made.map(Self::Own).ok_or_else(|| Error::new(Kind::Failed, "it has no tree"));
         }
         let root = from.join(ROOT);
@@ -117,20 +117,6 @@ impl Tree {
         if let Self::Own(made) = self {
             made.keep();
         }
-    }
-}
-
-/// The tree of a checkpoint that has it along is unpacked as for `osier restore --name`.
-fn unpacking(from: &Path, name: &str) -> Restore {
-    Restore {
-        from: from.to_owned(),
-        name: Some(name.to_owned()),
-        tree: None,
-        clock: "continue".to_owned(),
-        console: None,
-        background: false,
-        keep_unit: false,
-        tool: Tool { criu: None, quiet: true },
     }
 }
 

@@ -49,7 +49,7 @@ fn restore(options: &Restore) -> Result<u8> {
         quiet: options.tool.quiet,
         anew: None,
     };
-    let made = tree(options, manifest, &unpacked, &interrupt)?;
+    let made = tree((wish.name, wish.tree), manifest, &unpacked, &interrupt)?;
     drop(interrupt);
     let wish = Wish { tree: made.as_ref().map(Made::path).or(wish.tree), ..wish };
     let settled = || -> Result<()> {
@@ -98,15 +98,15 @@ impl Drop for Made {
 
 /// The tree that the machine goes on with, where it has to be made. One that is there has to be as it was.
 pub(super) fn tree(
-    options: &Restore,
+    (name, said): (Option<&str>, Option<&Path>),
     manifest: &Manifest,
     unpacked: &Unpacked,
     interrupt: &Interrupt,
 ) -> Result<Option<Made>> {
-    let name = options.name.as_deref().unwrap_or(&manifest.machine.name);
-    let place = match (&options.tree, unpacked.tree()) {
+    let name = name.unwrap_or(&manifest.machine.name);
+    let place = match (said, unpacked.tree()) {
         (None, Some(_)) => Path::new(image::MACHINES).join(name),
-        (Some(said), Some(_)) if !said.exists() => said.clone(),
+        (Some(said), Some(_)) if !said.exists() => said.to_owned(),
         (Some(said), _) => return as_it_was(said, unpacked, interrupt).map(|()| None),
         (None, None) => return as_it_was(&manifest.tree.path, unpacked, interrupt).map(|()| None),
     };
