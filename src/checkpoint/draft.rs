@@ -122,7 +122,7 @@ impl Draft {
         create(&path).and_then(|file| listing.write_compressed(file).at(&path)).writing(&self.target)
     }
 
-    /// Completes it: `files` and `rounds` of the manifest are what is there, and the checkpoint gets its name. Gives its
+    /// Completes it: `files`, `memory` and `rounds` of the manifest are what is there, and the checkpoint gets its name. Gives its
     /// size on disk.
     ///
     /// # Errors
@@ -131,12 +131,13 @@ impl Draft {
         self.finish(manifest, watch).writing(&self.target)
     }
 
-    /// Has `files` and `rounds` of the manifest be what is there, for who sends it instead of keeping it.
+    /// Has `files`, `memory` and `rounds` of the manifest be what is there, for who sends it instead of keeping it.
     ///
     /// # Errors
     /// As [`Draft::complete`].
     pub fn seal(&self, manifest: &mut Manifest, watch: &mut dyn Watch) -> Result<(), CheckpointError> {
         (manifest.files, manifest.rounds) = survey(&self.directory(), watch).writing(&self.target)?;
+        manifest.memory = manifest.pages();
         Ok(())
     }
 
@@ -171,6 +172,7 @@ impl Draft {
     fn finish(&self, manifest: &mut Manifest, watch: &mut dyn Watch) -> Result<u64, Cause> {
         let directory = self.directory();
         (manifest.files, manifest.rounds) = survey(&directory, watch)?;
+        manifest.memory = manifest.pages();
         let text = manifest.encode().at(&directory.join(MANIFEST))?;
         let (whole, size) = match self.form {
             Form::Directory => {

@@ -50,9 +50,6 @@ pub struct Manifest {
     /// Its console, where it has one.
     #[serde(default)]
     pub console: Option<Console>,
-    /// What of the host's was mounted into it, and has to be there again.
-    #[serde(default)]
-    pub externals: Vec<External>,
     /// The CRIU that dumped it.
     pub criu: Criu,
     /// The host that it ran on.
@@ -78,9 +75,6 @@ pub struct Machine {
     /// Its ID: machine-id(5).
     #[serde(default)]
     pub id: Option<MachineId>,
-    /// Its host name.
-    #[serde(default)]
-    pub hostname: Option<String>,
     /// The verb that made it: `boot` or `run`.
     pub verb: String,
     /// Its init, as `osier show` names it.
@@ -120,14 +114,8 @@ pub struct Timer {
 pub struct Link {
     /// The host's end.
     pub host: String,
-    /// The hardware address of the host's end.
-    #[serde(default)]
-    pub host_mac: Option<String>,
     /// The machine's end.
     pub inside: String,
-    /// The hardware address of the machine's end.
-    #[serde(default)]
-    pub inside_mac: Option<String>,
     /// The addresses inside, for people: CRIU's images have them, too.
     #[serde(default)]
     pub addresses: Vec<String>,
@@ -145,23 +133,11 @@ pub struct Console {
     pub dev: u64,
 }
 
-/// A file or directory of the host's that is mounted in the machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct External {
-    /// What CRIU's images call it.
-    pub key: String,
-    /// Where it was on the host.
-    pub path: PathBuf,
-}
-
 /// The program that dumped it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Criu {
     /// Its version.
     pub version: String,
-    /// What it could do there.
-    #[serde(default)]
-    pub features: Vec<String>,
 }
 
 /// Which tree it ran from, and what that was like.
@@ -252,6 +228,16 @@ impl Manifest {
         self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size))
     }
 
+    /// The bytes of memory's pages among the members.
+    pub(super) fn pages(&self) -> u64 {
+        let is_pages = |name: &str| {
+            let file = name.rsplit('/').next().unwrap_or_default();
+            file.starts_with("pages-") && file.ends_with(".img")
+        };
+        let pages = self.files.iter().filter(|file| is_pages(file.name.as_str()));
+        pages.fold(0, |sum, file| sum.saturating_add(file.size))
+    }
+
     /// The member of that name.
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.files.iter().find(|file| file.name.as_str() == name)
@@ -278,7 +264,6 @@ pub(super) mod tests {
             machine: Machine {
                 name: "web".to_owned(),
                 id: Some(MachineId::from_bytes([9; 16])),
-                hostname: Some("web".to_owned()),
                 verb: "boot".to_owned(),
                 init: Some("systemd".to_owned()),
                 os: Some("Debian GNU/Linux 13 (trixie)".to_owned()),
@@ -293,15 +278,12 @@ pub(super) mod tests {
             cgroup: Vec::new(),
             network: Some(Link {
                 host: "ve-web".to_owned(),
-                host_mac: Some("02:00:00:00:00:01".to_owned()),
                 inside: "host0".to_owned(),
-                inside_mac: None,
                 addresses: vec!["10.0.0.2/24".to_owned()],
                 attire: Attire::default(),
             }),
             console: Some(Console { rdev: 34817, dev: 25 }),
-            externals: vec![External { key: "mnt[x]".to_owned(), path: "/srv/\u{e9}".into() }],
-            criu: Criu { version: "4.1.1".to_owned(), features: vec!["timens".to_owned()] },
+            criu: Criu { version: "4.1.1".to_owned() },
             host: HostMark::default(),
             memory: 13 << 20,
             tree: TreeMark { path: "/var/lib/machines/web".into(), os: None, listing: Some(Sum::of(b"x")) },

@@ -32,7 +32,7 @@ pub use draft::{Draft, Form};
 pub use file::Compression;
 #[cfg(test)]
 pub(crate) use manifest::tests::example;
-pub use manifest::{Clocks, Console, Criu, External, Link, Machine, Manifest, Timer, TreeMark, VERSION};
+pub use manifest::{Clocks, Console, Criu, Link, Machine, Manifest, Timer, TreeMark, VERSION};
 pub use mark::{Cpu, Difference, HostMark, Weight};
 pub use member::{
     IMAGES, LISTING, MANIFEST, Member, MemberName, NameError, Sum, SumError, Summing, TREE, TREE_COMPRESSED,

@@ -54,6 +54,8 @@ fn written(dir: &TestDir, name: &str, form: Form) -> (PathBuf, Manifest) {
     fill(&draft, &members());
     let mut manifest = example();
     let size = draft.complete(&mut manifest, &mut Unwatched).unwrap();
+    // Not its listing.
+    assert_eq!(manifest.memory, 1 + 511 + 512 + 513 + 1700);
     if form != Form::Directory {
         assert_eq!(size, fs::metadata(&target).unwrap().len());
     }

@@ -257,9 +257,7 @@ impl<'s> Candidate<'s> {
         let inside = addresses::read(record.leader).unwrap_or_default();
         Ok(Some(checkpoint::Link {
             host: host.clone(),
-            host_mac: None,
             inside: "host0".to_owned(),
-            inside_mac: None,
             addresses: inside.iter().map(ToString::to_string).collect(),
             attire,
         }))
@@ -366,7 +364,6 @@ impl Still<'_> {
             machine: checkpoint::Machine {
                 name: record.name.clone(),
                 id: record.id.parse().ok(),
-                hostname: None,
                 verb: record.verb.clone(),
                 init: record.init.map(|init| init.to_string()),
                 os: record.os.clone(),
@@ -380,8 +377,7 @@ impl Still<'_> {
                 rdev: checkpointable.console.rdev,
                 dev: checkpointable.console.dev,
             }),
-            externals: Vec::new(),
-            criu: checkpoint::Criu { version: criu.version().to_string(), features: Vec::new() },
+            criu: checkpoint::Criu { version: criu.version().to_string() },
             host: HostMark::read().context(|| "cannot look at the host")?,
             memory: 0,
             tree: checkpoint::TreeMark { path: record.root.clone(), os: record.os.clone(), listing: None },
