@@ -3,6 +3,8 @@
 //! A line is `(SECONDS) [PID: ]LEVEL (FILE:LINE): TEXT`. The first error is the cause, and what follows it only says who gave up because
 //! of it; what CRIU was about at that time stands in the lines before.
 
+use nix::sys::signal::Signal;
+
 /// Errors that CRIU goes on after.
 const HARMLESS: [&str; 2] = [
     // It looks which of its programs are there.
@@ -29,6 +31,9 @@ pub(super) fn cause(text: &str, task: &dyn Fn(i32) -> Option<Task>) -> Option<St
             about = parse_subject(rest);
         }
         let Some(message) = error(line) else { continue };
+        if let Some(stopped) = stopped(message, task) {
+            return Some(stopped);
+        }
         let subject = match about {
             Some((pid, name)) => {
                 let inside = task(pid).map_or(pid, |task| task.inside);
@@ -51,6 +56,14 @@ fn named<'a>(message: &'a str, task: &dyn Fn(i32) -> Option<Task>) -> Option<(Ta
     let (rest, last) = message.rsplit_once(' ')?;
     let task = task(last.parse().ok()?)?;
     Some((task, rest.trim_end_matches(" for").trim_end_matches(" of")))
+}
+
+/// A task that its terminal has stopped: once its parent has waited for it, no file of /proc says by what.
+fn stopped(message: &str, task: &dyn Fn(i32) -> Option<Task>) -> Option<String> {
+    let (pid, signal) = message.strip_prefix("SEIZE ")?.split_once(": unsupported stop signal ")?;
+    let signal = Signal::try_from(signal.parse::<i32>().ok()?).ok()?;
+    let Task { name, inside } = task(pid.parse().ok()?)?;
+    Some(format!("task {inside} ({name}): it was stopped by its terminal ({signal})"))
 }
 
 fn strip_time(line: &str) -> Option<&str> {
@@ -111,6 +124,10 @@ mod tests {
                 "(00.15)     10: Error (criu/cgroup.c:1322): cg: No set 1 found\n\
                  (00.15)      1: Error (criu/cr-restore.c:1258): 10 exited, status=1\n",
                 Some("cg: No set 1 found"),
+            ),
+            (
+                "(00.012) Error (compel/src/lib/infect.c:418): SEIZE 3001: unsupported stop signal 21\n",
+                Some("task 25 (sleep): it was stopped by its terminal (SIGTTIN)"),
             ),
             ("(00.1) Error (criu/a.c:1): TCP is not\u{1b}[2J it", Some("TCP is not[2J it")),
             ("(00.1) Dumping finished successfully\n", None),

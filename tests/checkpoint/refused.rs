@@ -134,7 +134,7 @@ fn program(scratch: &Scratch, name: &str, script: &str) -> PathBuf {
 }
 
 /// What a process of the machine does, and the error that names it then. It stays until there is /root/over.
-fn flaws() -> [(String, &'static str); 4] {
+fn flaws() -> [(String, &'static str); 5] {
     let perl = |does: String| {
         format!(
             "exec perl -e '{does}; open(my $ready, \">\", \"/root/ready\") or die; \
@@ -158,13 +158,21 @@ fn flaws() -> [(String, &'static str); 4] {
         ),
         (
             // In a process group of its own: that of an orphan is not stopped by a terminal.
-            // Once somebody has waited for it, only CRIU can tell.
+            // Nobody has waited for it.
             perl(
                 "$child = fork // die; unless ($child) { setpgrp(0, 0); kill TTIN => $$; exit } \
                  until (do { local (@ARGV, $/) = \"/proc/$child/stat\"; <> } =~ / T /) { select(undef, undef, undef, 0.02) }"
                     .to_owned(),
             ),
             "was stopped by its terminal (SIGTTIN)",
+        ),
+        (
+            // As a shell does: CRIU alone can tell then.
+            perl(
+                "$child = fork // die; unless ($child) { setpgrp(0, 0); kill TTIN => $$; exit } waitpid($child, 2)"
+                    .to_owned(),
+            ),
+            "it was stopped by its terminal (SIGTTIN)",
         ),
     ]
 }
