@@ -115,6 +115,16 @@ fn booted(tree: &Layered, host: Ipv4Addr) -> (Seat, Peer) {
     (seat, peer)
 }
 
+/// The host's ip(8) in the machine's network namespace: the tree has none.
+fn ip(name: &str, arguments: &str) -> String {
+    let leader = show(name).unwrap()["leader"].to_string();
+    let mut command = Command::new("nsenter");
+    command.args(["--net", "--target", &leader, "ip"]).args(arguments.split(' '));
+    let output = output(&mut command);
+    assert!(output.status.success(), "{arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// What is so of a machine that runs.
 fn assert_runs(name: &str, peer: &Peer) {
     assert_eq!(sh(name, "systemctl is-system-running"), "running");
@@ -147,6 +157,9 @@ fn everything_in_use_goes_on() {
         ),
     );
     let set_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    // A route as systemd-networkd makes them of router advertisements.
+    ip(name, &format!("nexthop add id 7 via {host} dev host0"));
+    ip(name, "route add 198.51.100.0/24 nhid 7");
     let first = tree.scratch.path().join("first");
     save(name, &first, &[]);
     seat.end();
@@ -157,6 +170,10 @@ fn everything_in_use_goes_on() {
     let seat = Seat::at(&restoring(&first, &[]));
     await_that("the machine", || show(name).is_some());
     assert_runs(name, &peer);
+    assert_eq!(
+        ip(name, "route show 198.51.100.0/24").trim(),
+        format!("198.51.100.0/24 via {host} dev host0")
+    );
     seat.await_shell();
     log_in(name);
     let fired = tree.path().join("root/fired");

@@ -2,10 +2,11 @@
 //!
 //! Two concern system calls of CRIU's own that this kernel, or this host's root, refuses, though the answer is known. No filter of seccomp(2)
 //! may answer them: under one of its own, CRIU is not allowed to suspend its tasks' filters (ptrace(2),
-//! `PTRACE_O_SUSPEND_SECCOMP`). They are answered by a debugger's means instead ([`super::interception`]). The third is mended in the
-//! images ([`executable`]).
+//! `PTRACE_O_SUSPEND_SECCOMP`). They are answered by a debugger's means instead ([`super::interception`]). Two are mended in the
+//! images ([`executable`], [`nexthop`]).
 
 mod executable;
+mod nexthop;
 
 use std::io;
 use std::path::Path;
@@ -28,6 +29,8 @@ pub(super) enum Defect {
     /// A task that holds its own program by an O_PATH descriptor, as systemd's `(sd-pam)` does, gets that
     /// descriptor for its executable at restore: `PR_SET_MM_MAP` fails with EBADF.
     PathExecutable,
+    /// Routes by nexthop objects are saved with the objects' numbers and cannot be restored.
+    NexthopNumbers,
 }
 
 impl Defect {
@@ -36,7 +39,7 @@ impl Defect {
         match self {
             Self::PassCredentials => version < Version::new(4, 2, 0),
             // Up to 4.2, the newest at the time of writing.
-            Self::ForeignLimits | Self::PathExecutable => true,
+            Self::ForeignLimits | Self::PathExecutable | Self::NexthopNumbers => true,
         }
     }
 
@@ -50,7 +53,7 @@ impl Defect {
             Self::ForeignLimits => {
                 !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap_or(true)
             }
-            Self::PathExecutable => true,
+            Self::PathExecutable | Self::NexthopNumbers => true,
         }
     }
 }
@@ -66,7 +69,13 @@ pub(super) fn in_system_calls(version: Version) -> Vec<Defect> {
 /// # Errors
 /// What reading and writing them gives; `InvalidData` for what are no images.
 pub(super) fn mend_images(version: Version, images: &Path) -> io::Result<()> {
-    if Defect::PathExecutable.concerns(version) { executable::mend(images) } else { Ok(()) }
+    if Defect::PathExecutable.concerns(version) {
+        executable::mend(images)?;
+    }
+    if Defect::NexthopNumbers.concerns(version) {
+        nexthop::mend(images)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -79,6 +88,7 @@ mod tests {
             (Defect::PassCredentials, true, false),
             (Defect::ForeignLimits, true, true),
             (Defect::PathExecutable, true, true),
+            (Defect::NexthopNumbers, true, true),
         ] {
             assert_eq!(defect.concerns(Version::new(4, 1, 1)), debian, "{defect:?}");
             assert_eq!(defect.concerns(Version::new(4, 2, 0)), later, "{defect:?}");
