@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::machine::{Machine, osier, output};
@@ -84,7 +84,46 @@ fn copies_of_a_prewarmed_machine_run_at_once_each_as_itself() {
     for name in names {
         leftovers::assert_none(&name, &saved.join("root"));
     }
-    assert_eq!(listed(scratch.path()), BTreeSet::from([image, "saved".to_owned()]));
+    assert_eq!(listed(scratch.path()), BTreeSet::from([image.clone(), "saved".to_owned()]));
+
+    // With a tree of its own, and from an ordinary checkpoint of that one.
+    let first = Own::boot(&format!("{image}4"), &saved);
+    let ordinary = scratch.path().join("ordinary.osier");
+    let mut checkpoint = criu(osier(["checkpoint", "--with-tree", &first.machine.name]));
+    let made = output(checkpoint.arg("--to").arg(&ordinary));
+    assert!(made.status.success(), "{made:?}");
+    first.end();
+    let second = Own::boot(&format!("{image}5"), &ordinary);
+    let off = output(&mut osier(["poweroff", &second.machine.name]));
+    assert!(off.status.success(), "{off:?}");
+    second.end();
+}
+
+/// A machine that has gone on from a checkpoint with a tree of its own, which is where machines' trees are.
+struct Own {
+    machine: Machine,
+    tree: PathBuf,
+}
+
+impl Own {
+    fn boot(name: &str, from: &Path) -> Self {
+        let tree = Path::new("/var/lib/machines").join(name);
+        let mut boot = criu(osier(["boot", "--console=read-only"]));
+        boot.arg("--from").arg(from).arg(format!("--machine={name}"));
+        let own = Self { machine: Machine::spawn(boot, name, &tree), tree };
+        await_that("it runs", || identity(name).last().is_some_and(|state| state == "running"));
+        assert_eq!(identity(name)[..2], [name.to_owned(), name.to_owned()]);
+        assert_eq!(own.machine.show()["root"], own.tree.to_str().unwrap());
+        own
+    }
+
+    fn end(self) {
+        let name = self.machine.name.clone();
+        assert_eq!(self.machine.end_leaving().0, 0);
+        leftovers::assert_none(&name, &self.tree);
+        assert_eq!(fs::read_to_string(self.tree.join("etc/hostname")).unwrap(), format!("{name}\n"));
+        fs::remove_dir_all(&self.tree).unwrap();
+    }
 }
 
 #[test]

@@ -135,6 +135,9 @@ impl Conversation<'_> {
     }
 }
 
+/// What CRIU writes where it works, of use to nobody here (criu/image-desc.c).
+const BYWORK: [&str; 3] = ["stats-dump", "stats-restore", "irmap-cache"];
+
 /// The directories that a request names by descriptor, kept open until CRIU has opened them itself (by
 /// /proc/PID/fd/N of this process).
 pub(super) struct Directories {
@@ -184,6 +187,14 @@ impl Directories {
             tcp_established: Some(true),
             file_locks: Some(true),
             ..Options::default()
+        }
+    }
+}
+
+impl Drop for Directories {
+    fn drop(&mut self) {
+        for name in BYWORK {
+            let _ = rustix::fs::unlinkat(&self.work, name, rustix::fs::AtFlags::empty());
         }
     }
 }

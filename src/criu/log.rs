@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 
 /// Errors that CRIU goes on after.
 const HARMLESS: [&str; 2] = [
-    // It looks which of its programs are there.
-    "iptables-restore -V failed",
+    // It looks which of its programs are there: iptables-restore, ip6tables-restore, and both for the older tables.
+    "-restore -V failed",
     // It has the limit that it was started with, which a host without CAP_SYS_RESOURCE does not let it raise.
     "Can't setup RLIMIT_NOFILE",
 ];
@@ -111,6 +111,7 @@ mod tests {
             (
                 "(00.000110) Version: 4.1.1 (gitid 0)\n\
                  (00.005200) Error (criu/util.c:1533): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n\
+                 (00.006100) Error (criu/util.c:1722): ip6tables-legacy-restore -V failed\n\
                  (00.026904) Dumping task (pid: 3001 comm: my (odd) name)\n\
                  (00.027087) Error (criu/files-reg.c:1790): Can't lookup mount=24 for fd=10 path=/dev/null\n\
                  (00.027097) Error (criu/cr-dump.c:1681): Dump files (pid: 3001) failed with -1\n",

@@ -2,10 +2,9 @@
 //! ([`supervise`]) in its states ([`state`]), what its console is attached to ([`attachment`]), how requests reach its init
 //! ([`errand`], by a [`command`]), what other commands read about it ([`record`]), what they wait for ([`watch`]), which of
 //! its processes they open ([`process`]) and how they get in ([`door`]), how one is held still
-//! ([`hold`]) and saved ([`snapshot`], [`timers`]), what it may use by now
-//! ([`allowance`]), how its clocks go on in the next ([`continuity`]), what it hangs on while its memory is still coming ([`tether`]).
-//! [`leftovers`] is what is left when its
-//! supervisor was killed.
+//! ([`hold`]) and saved ([`snapshot`], [`timers`]), what it may use by now ([`allowance`]), how its clocks go on in the next
+//! ([`continuity`]), what it hangs on while its memory is still coming ([`tether`]). [`leftovers`] is what is left when its supervisor
+//! was killed.
 
 mod allowance;
 pub mod attachment;

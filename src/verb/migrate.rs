@@ -1,5 +1,6 @@
-//! `osier migrate`: a machine goes on at another host. One osier sends it ([`source`]), another one receives it ([`target`], and [`fetch`] what comes late), and
-//! between them is whatever carries bytes both ways ([`carrier`]). What they say is in [`crate::migration::protocol`].
+//! `osier migrate`: a machine goes on at another host. One osier sends it ([`source`]), another one receives it ([`target`], and
+//! [`fetch`] what comes late), and between them is whatever carries bytes both ways ([`carrier`]). What they say is in
+//! [`crate::migration::protocol`].
 
 mod carrier;
 mod fetch;

@@ -52,6 +52,14 @@ fn goes_on(init: &str, line: &str) {
     save(&tree.name, &saved, &[]);
     assert_eq!(machine.end_leaving().0, 0);
     tree.assert_only(&tree.name);
+    // What CRIU writes beside its log.
+    let logs = fs::read_dir("/var/log/osier")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(
+        !logs.into_iter().any(|name| name.contains(&*tree.name)),
+        "CRIU's log of what was saved has stayed"
+    );
     let before = count(&tree);
 
     assert_not_twice(&tree, &saved);
