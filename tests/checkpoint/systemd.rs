@@ -157,6 +157,8 @@ fn everything_in_use_goes_on() {
         ),
     );
     let set_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    // With networkd it is one of two services in mount namespaces of their own.
+    sh(name, "systemctl start systemd-hostnamed");
     // A route as systemd-networkd makes them of router advertisements.
     ip(name, &format!("nexthop add id 7 via {host} dev host0"));
     ip(name, "route add 198.51.100.0/24 nhid 7");

@@ -16,6 +16,7 @@ pub(in crate::criu) enum Kind {
     Cgroup = 0x5938_3330,
     Files = 0x5630_3138,
     Memory = 0x5749_2820,
+    Mounts = 0x5556_3928,
     Pagemap = 0x5608_4025,
     Timens = 0x4311_4433,
 }
@@ -137,6 +138,44 @@ impl Image {
             value >>= 7;
         }
         value == 0
+    }
+
+    /// The text that is the field `number` among `fields`.
+    pub(in crate::criu) fn text(&self, fields: &[Field], number: u64) -> Option<&str> {
+        let field = fields.iter().find(|field| field.number == number)?;
+        std::str::from_utf8(&self.bytes[field.value.clone()]).ok()
+    }
+
+    /// Puts a number into the field `number` of a record's message, however long what was there. Places of fields that were found
+    /// before are not theirs any more.
+    ///
+    /// # Errors
+    /// `InvalidData` where there is no such field.
+    pub(in crate::criu) fn put_number(
+        &mut self,
+        record: usize,
+        number: u64,
+        mut value: u64,
+    ) -> io::Result<()> {
+        let place = self.records[record].clone();
+        let field = self.fields(&place)?.into_iter().find(|field| field.number == number);
+        let field = field.ok_or_else(|| invalid(&self.path, "has a record without a number"))?;
+        let mut encoded = Vec::new();
+        while value > 0x7f {
+            encoded.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        encoded.push(value as u8);
+        let (before, after) = (field.value.len(), encoded.len());
+        self.bytes.splice(field.value, encoded);
+        let moved = |at: usize| at + after - before;
+        self.records[record].end = moved(place.end);
+        for later in &mut self.records[record + 1..] {
+            *later = moved(later.start)..moved(later.end);
+        }
+        let length = u32::try_from(self.records[record].len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.bytes[place.start - 4..place.start].copy_from_slice(&length.to_le_bytes());
+        Ok(())
     }
 
     /// Writes the file anew, beside it first. A symbolic link gives way to a file: what it leads to is not touched.

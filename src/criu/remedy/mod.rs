@@ -2,11 +2,12 @@
 //!
 //! Two concern system calls of CRIU's own that this kernel, or this host's root, refuses, though the answer is known. No filter of seccomp(2)
 //! may answer them: under one of its own, CRIU is not allowed to suspend its tasks' filters (ptrace(2),
-//! `PTRACE_O_SUSPEND_SECCOMP`). They are answered by a debugger's means instead ([`super::interception`]). Two are mended in the
-//! images ([`executable`], [`nexthop`]).
+//! `PTRACE_O_SUSPEND_SECCOMP`). They are answered by a debugger's means instead ([`super::interception`]). The others are mended in
+//! the images ([`executable`], [`nexthop`], [`sharing`]).
 
 mod executable;
 mod nexthop;
+mod sharing;
 
 use std::io;
 use std::path::Path;
@@ -31,6 +32,8 @@ pub(super) enum Defect {
     PathExecutable,
     /// Routes by nexthop objects are saved with the objects' numbers and cannot be restored.
     NexthopNumbers,
+    /// Slaves of one peer group that have no root in common are saved and cannot be restored.
+    SlavesOfDifferentRoots,
 }
 
 impl Defect {
@@ -39,7 +42,10 @@ impl Defect {
         match self {
             Self::PassCredentials => version < Version::new(4, 2, 0),
             // Up to 4.2, the newest at the time of writing.
-            Self::ForeignLimits | Self::PathExecutable | Self::NexthopNumbers => true,
+            Self::ForeignLimits
+            | Self::PathExecutable
+            | Self::NexthopNumbers
+            | Self::SlavesOfDifferentRoots => true,
         }
     }
 
@@ -53,7 +59,7 @@ impl Defect {
             Self::ForeignLimits => {
                 !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap_or(true)
             }
-            Self::PathExecutable | Self::NexthopNumbers => true,
+            Self::PathExecutable | Self::NexthopNumbers | Self::SlavesOfDifferentRoots => true,
         }
     }
 }
@@ -75,6 +81,9 @@ pub(super) fn mend_images(version: Version, images: &Path) -> io::Result<()> {
     if Defect::NexthopNumbers.concerns(version) {
         nexthop::mend(images)?;
     }
+    if Defect::SlavesOfDifferentRoots.concerns(version) {
+        sharing::mend(images)?;
+    }
     Ok(())
 }
 
@@ -89,6 +98,7 @@ mod tests {
             (Defect::ForeignLimits, true, true),
             (Defect::PathExecutable, true, true),
             (Defect::NexthopNumbers, true, true),
+            (Defect::SlavesOfDifferentRoots, true, true),
         ] {
             assert_eq!(defect.concerns(Version::new(4, 1, 1)), debian, "{defect:?}");
             assert_eq!(defect.concerns(Version::new(4, 2, 0)), later, "{defect:?}");
