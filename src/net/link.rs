@@ -78,10 +78,19 @@ pub fn adopt_veth(veth: &Veth, attire: &Attire) -> io::Result<VethGuard> {
         guard.rtnl.call(Request::SetLink(message), 0)?;
     }
     guard.name_fully(veth);
-    for (address, prefix) in &attire.addresses {
-        guard.rtnl.call(Request::NewAddress(address_of(guard.index, *address, *prefix)), NLM_F_CREATE)?;
-    }
+    give_addresses(&guard.rtnl, guard.index, attire)?;
     Ok(guard)
+}
+
+/// What a network manager of the host's has given it by itself meanwhile is there already.
+fn give_addresses(rtnl: &Rtnl, index: u32, attire: &Attire) -> io::Result<()> {
+    for (address, prefix) in &attire.addresses {
+        match rtnl.call(Request::NewAddress(address_of(index, *address, *prefix)), NLM_F_CREATE) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// By index from now on: a udev rule may rename it.
@@ -147,14 +156,7 @@ pub fn lower(name: &str) -> io::Result<()> {
 pub fn raise_again(name: &str, attire: &Attire) -> io::Result<()> {
     raise(name)?;
     let index = index_of(name)?.ok_or(nix::errno::Errno::ENODEV)?;
-    let rtnl = Rtnl::open()?;
-    for (address, prefix) in &attire.addresses {
-        match rtnl.call(Request::NewAddress(address_of(index, *address, *prefix)), NLM_F_CREATE) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
+    give_addresses(&Rtnl::open()?, index, attire)
 }
 
 /// Gives the link of this name in the caller's network namespace its MAC address, where there is one.
