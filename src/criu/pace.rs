@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::Criu;
+use super::{Criu, ask};
 
 /// Of what was measured of a restore, this much is what any takes from the time namespace on: links, rules, what waits for the
 /// kernel's readers (RCU).
@@ -16,10 +16,14 @@ const TMPFS: Duration = Duration::from_millis(4);
 const TASK: Duration = Duration::from_millis(10);
 /// Where this was measured CRIU started and answered in this time.
 const STARTUP: Duration = Duration::from_millis(10);
-/// So much faster than that no host is taken for.
-const FASTEST: f64 = 0.5;
-/// Bytes of memory that are read in a millisecond, at least.
-const READ: u64 = 500 << 10;
+/// It is asked once more where that took longer than this.
+const BUSY: Duration = Duration::from_millis(15);
+/// So much faster or slower than that no host is taken for.
+const SLOWNESS: (f64, f64) = (0.5, 8.0);
+/// Bytes of memory that are read in a millisecond: they have just been written, or looked at.
+const READ: u64 = 2 << 20;
+/// A machine does not wait for longer: its clocks are ahead by the rest.
+const LONGEST: Duration = Duration::from_secs(2);
 
 impl Criu {
     /// The time from when the clocks of what is in `images` are made until its tasks can run, as a rule not less than it turns out to
@@ -38,7 +42,19 @@ impl Criu {
                 _ => {}
             }
         }
-        let slowness = self.startup.div_duration_f64(STARTUP).max(FASTEST);
-        Ok((ANY + TMPFS * tmpfs + TASK * tasks).mul_f64(slowness) + Duration::from_millis(memory / READ))
+        let work = (ANY + TMPFS * tmpfs + TASK * tasks).mul_f64(self.slowness());
+        Ok(LONGEST.min(work + Duration::from_millis(memory / READ)))
+    }
+
+    fn slowness(&self) -> f64 {
+        let mut startup = self.startup;
+        // Something may have come between once: that is not how slow the host is.
+        if startup > BUSY {
+            let asked = Instant::now();
+            if ask(&self.program, |worker| worker.ask_version()).is_ok() {
+                startup = startup.min(asked.elapsed());
+            }
+        }
+        startup.div_duration_f64(STARTUP).clamp(SLOWNESS.0, SLOWNESS.1)
     }
 }

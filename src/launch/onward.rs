@@ -41,19 +41,25 @@ impl Onward {
         made.write(images).context(cannot)
     }
 
-    /// Waits until clocks with these offsets, those of a machine of which nothing has run, show what they are to go on from. Gives
+    /// Waits until clocks with these offsets, those of a machine of which nothing has run, show what they are to go on from, which
+    /// was written to be so in `lead` at the latest. Gives
     /// by how much they are past it already, if it can be seen inside.
     ///
     /// # Errors
     /// What reading the clocks gives.
-    pub(super) fn wait(self, saved: Clocks, offsets: Offsets) -> io::Result<Option<Duration>> {
+    pub(super) fn wait(
+        self,
+        saved: Clocks,
+        offsets: Offsets,
+        lead: Duration,
+    ) -> io::Result<Option<Duration>> {
         if self != Self::Continue {
             return Ok(None);
         }
         let past = Now::read()?.monotonic.saturating_add(offsets.monotonic).saturating_sub(saved.monotonic);
         let distance = Duration::from_nanos(past.unsigned_abs());
         if past < 0 {
-            thread::sleep(distance);
+            thread::sleep(distance.min(lead));
         }
         Ok((past > 0 && distance >= VISIBLE).then_some(distance))
     }
@@ -159,12 +165,15 @@ mod tests {
 
         let now = Now::read().unwrap();
         let behind = Offsets { monotonic: SAVED.monotonic - now.monotonic - 50_000_000, boottime: 0 };
-        assert_eq!(Onward::Continue.wait(SAVED, behind).unwrap(), None);
+        assert_eq!(Onward::Continue.wait(SAVED, behind, lead).unwrap(), None);
         assert!(Now::read().unwrap().monotonic + behind.monotonic >= SAVED.monotonic, "it has not waited");
         let ahead = Offsets { monotonic: SAVED.monotonic - now.monotonic + NS, boottime: 0 };
         assert!(
-            Onward::Continue.wait(SAVED, ahead).unwrap().is_some_and(|past| past >= Duration::from_secs(1))
+            Onward::Continue
+                .wait(SAVED, ahead, lead)
+                .unwrap()
+                .is_some_and(|past| past >= Duration::from_secs(1))
         );
-        assert_eq!(Onward::Host.wait(SAVED, ahead).unwrap(), None);
+        assert_eq!(Onward::Host.wait(SAVED, ahead, lead).unwrap(), None);
     }
 }

@@ -146,6 +146,7 @@ pub fn revive(
     let scratch = scratch.context(|| "cannot hold the throw-away layer")?;
     let mut arrival = Arrival {
         plan,
+        lead,
         revival: &mut revival,
         tenure,
         attachment,
@@ -230,6 +231,8 @@ impl Place {
 /// A machine on its way.
 struct Arrival<'a, 'r> {
     plan: &'a LaunchPlan,
+    /// The longest that it waits for its clocks.
+    lead: Duration,
     revival: &'a mut Revival<'r>,
     tenure: &'a mut Tenure,
     attachment: &'a mut Attachment,
@@ -323,7 +326,7 @@ impl Arrival<'_, '_> {
         running.tether = self.revival.lazily.take().map(|lazily| lazily.tether);
         (self.revival.go)()?;
         let Revival { onward, clocks: saved, .. } = *self.revival;
-        if let Some(past) = onward.wait(saved, clocks).context(|| "cannot read the clocks")? {
+        if let Some(past) = onward.wait(saved, clocks, self.lead).context(|| "cannot read the clocks")? {
             let past = duration::taken(past);
             crate::error::say(format_args!(
                 "osier: its clocks are {past} ahead: bringing it back took longer than was expected\r\n"

@@ -5,6 +5,7 @@
 mod carrier;
 mod fetch;
 mod source;
+mod stock;
 mod target;
 
 use crate::cli::Migrate;

@@ -4,14 +4,17 @@
 //! [`LazyPages`] do, without whom the kernel would give it zeros; and a receiver that is killed lets go of its [`Bringer`], at which
 //! the supervisor does the same.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::stock::Stock;
 use super::target::{Word, lost};
+use crate::criu::images::{Pages, page};
 use crate::criu::{Asked, Criu, LazyPages};
 use crate::error::{Context, Error, Kind, Result};
 use crate::interrupt::Interrupt;
@@ -35,6 +38,7 @@ const BATCH: usize = 32;
 /// Who brings a machine's memory.
 pub(super) struct Porter {
     pages: LazyPages,
+    stock: Stock,
     bringer: Bringer,
 }
 
@@ -68,7 +72,8 @@ impl Porter {
         let pages = pages.map_err(|failed| failed.into_error("CRIU cannot fetch its memory"))?;
         let what = || "cannot hold its memory";
         let (tether, bringer) = Tether::new(pages.lifeline().context(what)?).context(what)?;
-        Ok((Self { pages, bringer }, Lazily { work, tether }))
+        let stock = Stock::new(&work).context(what)?;
+        Ok((Self { pages, stock, bringer }, Lazily { work, tether }))
     }
 
     /// As `let_go` of a machine that has all its memory, and then brings the rest.
@@ -79,10 +84,12 @@ impl Porter {
         entry: Entry,
         host: Host<'_>,
     ) -> Result<()> {
-        let Self { pages, bringer } = self;
-        let mut fetch = Fetch { link: restoring.fetching(), pages, wanted: 0, stage: Stage::Serving };
+        let Self { pages, stock, bringer } = self;
+        let link = restoring.fetching();
+        let mut fetch =
+            Fetch { link, pages, stock, wanted: 0, again: None, stage: Stage::Serving, machine: None };
         let mut entry = entry;
-        let begun = fetch.begin((own, starter), &mut entry);
+        let begun = fetch.begin((own, starter), &mut entry, host);
         let begun = begun.and_then(|()| {
             host.interrupt.heed_no_more();
             own.send(&Word::Go, &[]).context(|| "cannot talk to its supervisor")
@@ -105,23 +112,36 @@ impl Porter {
                 let _ = entry.coming();
                 // It may have: that it is said to have been lost is not to be taken for that it has never run.
                 let _ = fetch.link.running();
-                return Err(fetch.lose(entry, host, error));
+                return Err(fetch.lose((entry, bringer), host, error));
             }
         }
         let fetched = entry
             .coming()
             .context(|| "cannot write down that it runs")
             .and_then(|()| fetch.link.running().map_err(|error| lost(error.into())))
-            .and_then(|()| {
-                // What CRIU saved of it now would not have what is still to come.
-                let record = host.store.read(host.name);
-                let _lock = record.and_then(|record| snapshot::lock(record.cgroup.as_deref()?).ok());
-                fetch.serve(None)
-            });
+            .and_then(|()| fetch.serve(None));
         match fetched {
             Ok(()) => fetch.complete(entry, bringer, host),
-            Err(error) => Err(fetch.lose(entry, host, error)),
+            Err(error) => Err(fetch.lose((entry, bringer), host, error)),
         }
+    }
+}
+
+/// The machine that has come.
+struct Arrived {
+    leader: OwnedFd,
+    /// What CRIU saved of it now would not have what is still to come.
+    _lock: Option<File>,
+}
+
+impl Arrived {
+    fn find(host: Host<'_>) -> Result<Self> {
+        let cannot = || format!("cannot find '{}'", host.name);
+        let record = host.store.read(host.name);
+        let record = record.ok_or_else(|| Error::new(Kind::NotFound, cannot()))?;
+        let leader = open_leader(host.store, &record).context(cannot)?;
+        let leader = leader.ok_or_else(|| Error::new(Kind::NotFound, cannot()).because("it has ended"))?;
+        Ok(Self { leader, _lock: record.cgroup.as_deref().map(snapshot::lock).transpose()? })
     }
 }
 
@@ -135,20 +155,25 @@ enum Stage {
 struct Fetch<'a> {
     link: Fetching<'a>,
     pages: LazyPages,
-    /// So many questions have no answer yet.
+    stock: Stock,
+    /// So many questions that were passed on have no answer yet.
     wanted: usize,
+    /// The question after them, whose answer comes with theirs or has come: answers have the order of the questions.
+    again: Option<Pages>,
     stage: Stage,
+    machine: Option<Arrived>,
 }
 
 impl Fetch<'_> {
     /// Until the source has given it away. Nothing has run when this fails.
-    fn begin(&mut self, (own, starter): (&Wire, &Wire), entry: &mut Entry) -> Result<()> {
+    fn begin(&mut self, (own, starter): (&Wire, &Wire), entry: &mut Entry, host: Host<'_>) -> Result<()> {
         self.serve(Some(own.as_fd()))?;
         if !matches!(own.receive::<Word>(), Ok(Some((Word::Restored, _)))) {
             // Its reason is what it tells who has started it.
             let error = start::hear(starter).err();
             return Err(error.unwrap_or_else(|| Error::new(Kind::Failed, "its supervisor died")));
         }
+        self.machine = Some(Arrived::find(host)?);
         self.link.restored().map_err(|error| lost(error.into()))?;
         loop {
             self.ask_on(None, PollTimeout::ZERO)?;
@@ -177,9 +202,14 @@ impl Fetch<'_> {
     fn ask_on(&mut self, until: Option<BorrowedFd<'_>>, mut patience: PollTimeout) -> Result<bool> {
         let cannot = || "cannot hear what of its memory is wanted";
         let mut batch = Vec::new();
+        if let Some(pages) = self.again.take_if(|_| self.wanted == 0) {
+            self.sort(pages, &mut batch)?;
+            patience = PollTimeout::ZERO;
+        }
         let mut heard = false;
         loop {
-            let asks = self.stage == Stage::Serving && self.wanted == 0 && batch.len() < BATCH;
+            let full = self.wanted > 0 || self.again.is_some() || batch.len() == BATCH;
+            let asks = self.stage == Stage::Serving && !full;
             let wants = asks.then(|| self.pages.fd());
             let fds = until.into_iter().chain(wants);
             let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
@@ -197,7 +227,7 @@ impl Fetch<'_> {
                 break;
             }
             match self.pages.hear().context(cannot)? {
-                Asked::Pages(pages) => batch.push(pages),
+                Asked::Pages(pages) => self.sort(pages, &mut batch)?,
                 Asked::Over => self.stage = Stage::Over,
             }
             if !batch.is_empty() || until.is_none() {
@@ -211,6 +241,23 @@ impl Fetch<'_> {
         Ok(heard)
     }
 
+    /// Answers a question from what has come, if it can be its turn; has it wait for that; or puts it to what is to be passed on.
+    fn sort(&mut self, pages: Pages, batch: &mut Vec<Pages>) -> Result<()> {
+        let has = |run: &Pages| {
+            let into = pages.address.checked_sub(run.address);
+            run.task == pages.task && into.is_some_and(|into| into / page() < run.number)
+        };
+        match self.stock.read(pages).context(|| "cannot read its memory")? {
+            Some((pages, content)) if batch.is_empty() => {
+                return self.pages.give(pages, &content).context(|| "cannot give it its memory");
+            }
+            Some(_) => self.again = Some(pages),
+            None if batch.iter().any(has) => self.again = Some(pages),
+            None => batch.push(pages),
+        }
+        Ok(())
+    }
+
     /// Hands an answer on; `false` for the word that is none.
     fn take_one(&mut self) -> Result<bool> {
         match self.link.hear().map_err(|error| lost(error.into()))? {
@@ -221,6 +268,7 @@ impl Fetch<'_> {
                     .checked_sub(1)
                     .ok_or_else(|| Error::new(Kind::Failed, "the source sends memory that nobody wanted"))?;
                 self.pages.give(pages, &content).context(|| "cannot give it its memory")?;
+                self.stock.keep(pages, &content).context(|| "cannot keep its memory")?;
                 Ok(true)
             }
         }
@@ -234,13 +282,18 @@ impl Fetch<'_> {
                 entry.running().context(|| "cannot write down that it runs")?;
                 self.link.whole().map_err(|error| lost(error.into()))
             }
-            Err(failed) => Err(self.lose(entry, host, failed.into_error("CRIU cannot fetch its memory"))),
+            Err(failed) => {
+                let error = failed.into_error("CRIU cannot fetch its memory");
+                Err(self.lose((entry, bringer), host, error))
+            }
         }
     }
 
     /// The rest will not come. The machine ends, and then whoever holds its memory; gives the error.
-    fn lose(self, entry: Entry, host: Host<'_>, error: Error) -> Error {
-        if let Err(worse) = end(host) {
+    fn lose(self, (entry, bringer): (Entry, Bringer), host: Host<'_>, error: Error) -> Error {
+        // Its supervisor, and CRIU, are not to wait for it either.
+        drop(bringer);
+        if let Some(Err(worse)) = self.machine.as_ref().map(|machine| end(&machine.leader, host.name)) {
             crate::error::say(format_args!("osier: {worse}\n"));
         }
         drop(self.pages);
@@ -252,11 +305,8 @@ impl Fetch<'_> {
 }
 
 /// Kills the machine and waits until nothing of it runs: its first process is the last to end (man 7 pid_namespaces).
-fn end(host: Host<'_>) -> Result<()> {
-    let cannot = || format!("cannot end '{}'", host.name);
-    let Some(record) = host.store.read(host.name) else { return Ok(()) };
-    let Some(leader) = open_leader(host.store, &record).context(cannot)? else { return Ok(()) };
-    let _ = pidfd_send_signal(&leader, Signal::KILL);
+fn end(leader: &OwnedFd, name: &str) -> Result<()> {
+    let _ = pidfd_send_signal(leader, Signal::KILL);
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         let mut fds = [PollFd::new(leader.as_fd(), PollFlags::POLLIN)];
@@ -264,5 +314,5 @@ fn end(host: Host<'_>) -> Result<()> {
             return Ok(());
         }
     }
-    Err(Error::new(Kind::Failed, cannot()).because("it does not die"))
+    Err(Error::new(Kind::Failed, format!("cannot end '{name}'")).because("it does not die"))
 }
