@@ -629,6 +629,29 @@ fn whoever_is_killed_under_post_copy_it_runs_on_one_side() {
     }
 }
 
+/// Neither who thaws nor who has it shut down gets it to run here as well.
+#[test]
+fn what_was_given_away_does_not_go_on_here() {
+    let course = Course::of(HEAVY);
+    let ssh = course.ssh(Some(Cut { direction: "down", word: "\"Running\"", when: "pause" }));
+    let mut command = course.lazily(&ssh);
+    let mut source = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pause = course.scratch.path().join("cut");
+    await_that("it to run there", || pause.exists());
+    let count = await_some("the count here", || course.here.count());
+    assert_refused(&output(&mut osier(["thaw", &course.here.name])), &["migrating it just now"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(course.here.count(), Some(count), "it goes on");
+    let off = output(&mut osier(["poweroff", &course.here.name]));
+    assert!(off.status.success(), "{off:?}");
+    fs::remove_file(pause).unwrap();
+    let status = support::machine::wait(&mut source, &|| "the source".to_owned());
+    assert!(status.success(), "{status}");
+    assert_eq!(course.assert_one().name, course.there.name);
+    course.there.assert_same();
+    course.end();
+}
+
 /// The process that receives, which the shell `pid` has started or has become.
 fn receiver(pid: u32) -> u32 {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();

@@ -282,11 +282,15 @@ fn write(directory: &Path, name: &str, value: &str) -> io::Result<()> {
         return Err(io::ErrorKind::NotFound.into());
     }
     if name == CONTROL {
-        return value
-            .split_whitespace()
-            .try_for_each(|controller| fs::write(&path, format!("+{controller}")));
+        let controllers = value.split_whitespace();
+        return each(controllers.map(|controller| fs::write(&path, format!("+{controller}"))));
     }
-    value.lines().try_for_each(|line| fs::write(&path, line))
+    each(value.lines().map(|line| fs::write(&path, line)))
+}
+
+/// All of them, and the first error: what one lacks the others need not.
+fn each(written: impl Iterator<Item = io::Result<()>>) -> io::Result<()> {
+    written.fold(Ok(()), io::Result::and)
 }
 
 fn give(directory: &Directory, path: &Path) -> io::Result<()> {

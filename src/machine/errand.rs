@@ -11,7 +11,9 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::command::Child;
+use super::hold::is_away;
 use super::running::{Leader, Running};
+use crate::cgroup::Cgroup;
 use crate::cgroup::freezer::{Freezer, Motion};
 use crate::error::{Context, Error, Kind, Result};
 use crate::exit;
@@ -41,12 +43,14 @@ struct Pending {
 
 impl Errand {
     /// Asks by `way` as soon as that is heard; the request before it is forgotten. A machine that is frozen is thawed: it
-    /// would hear of it when somebody else thaws it, and a service manager would lose patience.
+    /// would hear of it when somebody else thaws it, and a service manager would lose patience. One that was given away is
+    /// killed instead: it may run elsewhere.
     ///
     /// # Errors
     /// What fork(2), pidfd_send_signal(2) and the freezer give; that the machine has ended is none.
     pub(super) fn send(&mut self, running: &Running, way: Way) -> Result<()> {
-        if way == Way::Signal(Signal::KILL) {
+        let payload = running.cgroup.as_ref().map(Cgroup::payload);
+        if way == Way::Signal(Signal::KILL) || payload.is_some_and(|payload| is_away(&payload)) {
             // A command that runs stays: the kernel holds the leader's end back until the parent of each process in the
             // machine has waited for it (kernel/pid_namespace.c, zap_pid_ns_processes): for the command that is its [`Child`].
             return deliver(&running.leader, Signal::KILL);

@@ -5,17 +5,21 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
+use rustix::fs::{XattrFlags, getxattr, removexattr, setxattr};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::freezer::{Freezer, Motion};
 use crate::net::{self, attire::Attire};
 use crate::sys::{Forked, close_range, exit_now, fork};
 
+/// The mark of what was given away (man 7 xattr: only CAP_SYS_ADMIN sees it).
+const AWAY: &str = "trusted.osier.away";
 /// The guardian need not do anything any more.
 const STAND_DOWN: u8 = 1;
 /// How long processes may take to stop that CRIU has stopped already, or that run.
@@ -29,6 +33,7 @@ pub type Links = Vec<(String, Attire)>;
 /// The hold on a machine. Dropped, it lets the machine go on, but after [`Hold::leave`].
 #[derive(Debug)]
 pub struct Hold {
+    payload: PathBuf,
     freezer: Freezer,
     links: Links,
     guardian: Option<(Pid, OwnedFd)>,
@@ -43,7 +48,8 @@ impl Hold {
         let (waits, holds) = pipe_with(PipeFlags::CLOEXEC)?;
         match fork()? {
             Forked::Parent(guardian) => {
-                Ok(Self { freezer: Freezer::of(payload), links, guardian: Some((guardian, holds)) })
+                let (payload, freezer) = (payload.to_owned(), Freezer::of(payload));
+                Ok(Self { payload, freezer, links, guardian: Some((guardian, holds)) })
             }
             Forked::Child => {
                 drop(holds);
@@ -113,14 +119,20 @@ impl Hold {
     /// As [`Freezer::ask`].
     pub fn release(mut self) -> io::Result<()> {
         let joined = join(&self.links);
-        let thawed = self.freezer.ask(Motion::Running);
-        self.leave();
+        let thawed = take_back(&self.payload).and_then(|()| self.freezer.ask(Motion::Running));
+        self.dismiss();
         thawed.and(joined)
     }
 
     /// From now on it stays as it is, whoever dies and whatever is dropped, until [`Hold::release`]: it runs elsewhere, or goes on
-    /// from what was saved.
+    /// from what was saved. That is marked on its cgroup ([`is_away`]).
     pub fn leave(&mut self) {
+        // Without the mark a request to shut down would have it run for that.
+        let _ = setxattr(&self.payload, AWAY, &[], XattrFlags::empty());
+        self.dismiss();
+    }
+
+    fn dismiss(&mut self) {
         if let Some((guardian, holds)) = self.guardian.take() {
             let _ = rustix::io::write(&holds, &[STAND_DOWN]);
             drop(holds);
@@ -138,6 +150,23 @@ impl Drop for Hold {
             drop(holds);
             let _ = waitpid(guardian, None);
         }
+    }
+}
+
+/// Whether what stands still in the cgroup `payload` was given away: it may run elsewhere, and must not run here for anything but that
+/// an operator says so.
+pub fn is_away(payload: &Path) -> bool {
+    getxattr(payload, AWAY, &mut [0_u8; 0][..]).is_ok()
+}
+
+/// Says that it is not.
+///
+/// # Errors
+/// What removexattr(2) gives; that it was not said before is none.
+pub fn take_back(payload: &Path) -> io::Result<()> {
+    match removexattr(payload, AWAY) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) | Ok(()) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }
 

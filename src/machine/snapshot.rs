@@ -288,9 +288,10 @@ pub fn lock(cgroup: &Path) -> Result<File> {
     let lock = File::open(&payload).context(|| format!("cannot open {}", payload.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::new(Kind::InUse, "somebody else is saving it just now, or it is still arriving"))
-        }
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            Kind::InUse,
+            "somebody else is saving or migrating it just now, or it is still arriving",
+        )),
         Err(TryLockError::Error(error)) => {
             Err(Error::io(format!("cannot lock {}", payload.display()), &error))
         }
@@ -418,15 +419,17 @@ impl Still<'_> {
     /// # Errors
     /// When the supervisor does not take its leave in ten seconds.
     pub fn end(mut self) -> Result<()> {
-        self.give_away();
         let Candidate { store, record, .. } = self.candidate;
         let what = || format!("cannot end '{}'", record.name);
-        let mut watch = Watch::open(store, [record]).context(what)?;
+        let stays = |error: Error| error.hint(format!("osier terminate {}", record.name));
+        let mut watch = Watch::open(store, [record]).context(what).map_err(stays)?;
         let unit = record.unit.as_deref();
         // Where nobody can be asked nobody starts it again.
         let retirement = unit.and_then(|unit| Retirement::prepare(unit, record.supervisor).ok().flatten());
-        if let Some(supervisor) = open_supervisor(store, record).context(what)? {
-            pidfd_send_signal(supervisor.as_fd(), SAVED).map_err(io::Error::from).context(what)?;
+        self.give_away();
+        if let Some(supervisor) = open_supervisor(store, record).context(what).map_err(stays)? {
+            let told = pidfd_send_signal(supervisor.as_fd(), SAVED).map_err(io::Error::from);
+            told.context(what).map_err(stays)?;
         }
         // After that word, or it would be asked to shut down; what is saved must not be booted as well, whatever Restart= says.
         if let Some(Err(error)) = retirement.as_ref().map(Retirement::ask) {

@@ -13,8 +13,10 @@ use crate::cgroup::PAYLOAD;
 use crate::cgroup::freezer::{Freezer, Motion};
 use crate::cli::Freeze;
 use crate::error::{Context, Error, Kind, Result};
+use crate::machine::hold::{is_away, take_back};
 use crate::machine::process::is_current;
 use crate::machine::record::{Record, Store};
+use crate::machine::snapshot::lock;
 
 /// How long the processes of a machine may take to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,7 +69,13 @@ fn ask(store: &Store, record: &Record, motion: Motion) -> Result<Freezer> {
         .cgroup
         .as_ref()
         .ok_or_else(|| Error::new(Kind::Unsupported, what()).because("it has no cgroup of its own"))?;
-    let freezer = Freezer::of(&cgroup.join(PAYLOAD));
+    let payload = cgroup.join(PAYLOAD);
+    if motion == Motion::Running && is_away(&payload) {
+        // While somebody has it the machine may be on its way still.
+        let _lock = lock(cgroup).map_err(|error| error.within(what()))?;
+        take_back(&payload).context(what)?;
+    }
+    let freezer = Freezer::of(&payload);
     or_ended(store, record, freezer.ask(motion), what)?;
     Ok(freezer)
 }

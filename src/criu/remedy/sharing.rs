@@ -30,7 +30,10 @@ pub(super) fn mend(images: &Path) -> io::Result<()> {
     let (mut images, groups) = read(images)?;
     let mut unused = groups.keys().flat_map(|(shared, master)| [*shared, *master]).max().unwrap_or(0);
     let mut changed = vec![false; images.len()];
-    for ((shared, _), members) in groups.iter().filter(|((shared, master), _)| shared + master > 0) {
+    // Where the master is outside, CRIU makes each of it.
+    let is_within = |master| master == 0 || groups.keys().any(|(shared, _)| *shared == master);
+    let known = |((shared, master), _): &(&(u64, u64), _)| shared + master > 0 && is_within(*master);
+    for ((shared, _), members) in groups.iter().filter(known) {
         // CRIU begins with the shortest root.
         let Some(first) = members.iter().min_by_key(|mount| mount.root.as_os_str().len()) else { continue };
         for mount in members.iter().filter(|mount| !mount.root.starts_with(&first.root)) {

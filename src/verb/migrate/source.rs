@@ -29,6 +29,9 @@ use crate::verb::unknown;
 
 /// How long the target is asked what became of a machine that was given away.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// As long with post-copy, where it may run there for a while and be killed: the target notices after two minutes that the link is
+/// dead, and its machine is to have ended half a minute later.
+const LATE: Duration = Duration::from_secs(180);
 /// How long between two of these questions.
 const PACE: Duration = Duration::from_secs(1);
 
@@ -264,7 +267,11 @@ impl Migration<'_> {
     /// # Errors
     /// When it does not answer: what to do with the machine is for somebody who can look there.
     fn ask(&self, carrier: &Carrier, broken: impl std::fmt::Display) -> Result<Fate> {
-        let deadline = Instant::now() + PATIENCE;
+        let (patience, hint) = match self.options.postcopy {
+            true => (LATE, "three minutes from now: "),
+            false => (PATIENCE, ""),
+        };
+        let deadline = Instant::now() + patience;
         while carrier.can_repeat() && Instant::now() < deadline {
             let asked = carrier.go(None).ok().and_then(|Carried { link, child }| {
                 let fate = Calling::new(link).ask(self.id).ok();
@@ -278,7 +285,7 @@ impl Migration<'_> {
         }
         let raise = self.raise();
         Err(Error::new(Kind::Failed, "nobody knows whether it runs there").because(broken).hint(format!(
-            "it stands still here: {raise}`osier thaw {0}` if it does not run there, `osier terminate {0}` if it does",
+            "it stands still here; {hint}{raise}`osier thaw {0}` if it does not run there, `osier terminate {0}` if it does",
             self.name
         )))
     }
