@@ -133,8 +133,8 @@ impl Worker {
         // It may be waiting for a further request.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         // It waits for the end too, and only one can have it.
-        self.interception = None;
-        let status = self.child.wait()?;
+        let heard = self.interception.take().and_then(Interception::end);
+        let status = heard.map_or_else(|| self.child.wait(), Ok)?;
         self.ended = Some(status);
         Ok(status)
     }

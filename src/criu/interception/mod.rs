@@ -12,6 +12,8 @@ mod symbol;
 
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -38,7 +40,7 @@ pub(super) struct Watch {
 
 /// A CRIU that is being watched.
 #[derive(Debug)]
-pub(super) struct Interception(Option<JoinHandle<()>>);
+pub(super) struct Interception(Option<JoinHandle<Option<ExitStatus>>>);
 
 impl Interception {
     /// Begins to watch the process `criu`, which does nothing at the moment.
@@ -52,15 +54,21 @@ impl Interception {
             match tracer {
                 Ok(tracer) => {
                     let _ = told.send(Ok(()));
-                    tracer.follow();
+                    tracer.follow()
                 }
                 Err(error) => {
                     let _ = told.send(Err(error));
+                    None
                 }
             }
         })?;
         let this = Self(Some(thread));
         begun.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map(|()| this)
+    }
+
+    /// Waits for CRIU's end; gives how that was where nobody else can be told any more.
+    pub(super) fn end(mut self) -> Option<ExitStatus> {
+        self.0.take()?.join().ok().flatten()
     }
 }
 
@@ -123,8 +131,9 @@ impl Tracer {
         Ok(Self { criu, points, scene: watch.scene })
     }
 
-    /// Until CRIU has ended. Its end itself is left for who started it to wait for.
-    fn follow(&self) {
+    /// Until CRIU has ended. Its end itself is left for who started it to wait for, but where it is killed between the look and the
+    /// wait for what was seen: then this gives it.
+    fn follow(&self) -> Option<ExitStatus> {
         let look = WaitPidFlag::WEXITED
             | WaitPidFlag::WSTOPPED
             | WaitPidFlag::WNOWAIT
@@ -132,16 +141,25 @@ impl Tracer {
             | WaitPidFlag::__WNOTHREAD;
         loop {
             let pid = match waitid(Id::All, look) {
-                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) if pid == self.criu => return,
+                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) if pid == self.criu => {
+                    return None;
+                }
                 Ok(status) => status.pid(),
                 Err(Errno::EINTR) => continue,
-                Err(_) => return,
+                Err(_) => return None,
             };
             let Some(pid) = pid else { continue };
-            // One that has been killed meanwhile is heard of again.
-            let _ = waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG))
-                .map_err(io::Error::from)
-                .and_then(|status| self.go_on(status));
+            let Ok(status) = waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) else { continue };
+            match status {
+                WaitStatus::Exited(pid, code) if pid == self.criu => {
+                    return Some(ExitStatus::from_raw(code << 8));
+                }
+                WaitStatus::Signaled(pid, signal, _) if pid == self.criu => {
+                    return Some(ExitStatus::from_raw(signal as i32));
+                }
+                // One that has been killed meanwhile is heard of again.
+                status => drop(self.go_on(status)),
+            }
         }
     }
 
