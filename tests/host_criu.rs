@@ -368,12 +368,16 @@ fn a_dump_that_is_refused_or_interrupted_leaves_the_tree_running() {
 fn a_dump_whose_criu_is_killed_leaves_the_tree_running() {
     let subject = Subject::start();
     for hook in [Hook::NetworkLock, Hook::PostDump] {
-        let result = subject.dump(Leave::Dead, &mut |at| {
+        let mut killing = |at| {
             if at == hook {
                 kill_criu();
             }
             Ok(())
-        });
+        };
+        let mut result = subject.dump(Leave::Dead, &mut killing);
+        if result.as_ref().is_err_and(Failed::passes) {
+            result = subject.dump(Leave::Dead, &mut killing);
+        }
         let Err(failed @ Failed::Died { .. }) = result else { panic!("{result:?}") };
         assert_eq!(failed.to_string(), "criu was ended by SIGKILL");
         subject.assert_alive();

@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Criu, ask};
+use super::Criu;
 
 /// Of what was measured of a restore, this much is what any takes from the time namespace on: links, rules, what waits for the
 /// kernel's readers (RCU).
@@ -16,8 +16,6 @@ const TMPFS: Duration = Duration::from_millis(4);
 const TASK: Duration = Duration::from_millis(10);
 /// Where this was measured CRIU started and answered in this time.
 const STARTUP: Duration = Duration::from_millis(10);
-/// It is asked once more where that took longer than this.
-const BUSY: Duration = Duration::from_millis(15);
 /// So much faster or slower than that no host is taken for.
 const SLOWNESS: (f64, f64) = (0.5, 8.0);
 /// Bytes of memory that are read in a millisecond: they have just been written, or looked at.
@@ -42,19 +40,8 @@ impl Criu {
                 _ => {}
             }
         }
-        let work = (ANY + TMPFS * tmpfs + TASK * tasks).mul_f64(self.slowness());
+        let slowness = self.startup.div_duration_f64(STARTUP).clamp(SLOWNESS.0, SLOWNESS.1);
+        let work = (ANY + TMPFS * tmpfs + TASK * tasks).mul_f64(slowness);
         Ok(LONGEST.min(work + Duration::from_millis(memory / READ)))
-    }
-
-    fn slowness(&self) -> f64 {
-        let mut startup = self.startup;
-        // Something may have come between once: that is not how slow the host is.
-        if startup > BUSY {
-            let asked = Instant::now();
-            if ask(&self.program, |worker| worker.ask_version()).is_ok() {
-                startup = startup.min(asked.elapsed());
-            }
-        }
-        startup.div_duration_f64(STARTUP).clamp(SLOWNESS.0, SLOWNESS.1)
     }
 }
