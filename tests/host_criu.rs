@@ -90,8 +90,11 @@ impl Subject {
         // Of its own, as a machine has one: what is in CRIU's own cgroups is not moved at restore.
         let cgroup = cgroup2().join(format!("osier-{}", unique("criu")));
         fs::create_dir(&cgroup).unwrap();
-        let outer = Command::new("sh")
-            .args(["-c", r#"echo 0 >"$0/cgroup.procs" && exec "$@""#])
+        // Another test may be about to start a criu, with a socket that is to be inherited by that alone.
+        let alone =
+            r#"for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done"#;
+        let outer = Command::new("bash")
+            .args(["-c", &format!(r#"{alone}; echo 0 >"$0/cgroup.procs" && exec "$@""#)])
             .arg(&cgroup)
             .args([
                 "unshare",
