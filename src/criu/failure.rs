@@ -111,12 +111,10 @@ impl Failed {
         move |cause| Self::Start { step: step.to_string(), cause }
     }
 
-    /// Whether it was for something that passes by itself: a message that was on its way, a file that was just being removed, a socket that was just being
-    /// made.
+    /// Whether it was for something that passes by itself: a message that was on its way, a file that was just being removed.
     pub fn passes(&self) -> bool {
-        // CRIU's words (criu/sk-netlink.c, criu/proc_parse.c, criu/sk-unix.c).
-        const PASSING: [&str; 3] =
-            ["socket has data to read", "error parsing [inotify", "unix: Unix socket "];
+        // CRIU's words (criu/sk-netlink.c, criu/proc_parse.c).
+        const PASSING: [&str; 2] = ["socket has data to read", "error parsing [inotify"];
         let Self::Refused { cause, log } = self else { return false };
         let text = std::fs::read_to_string(log).unwrap_or_default();
         PASSING.iter().any(|words| cause.contains(words) || text.contains(words))
