@@ -13,10 +13,11 @@ use crate::ids::MachineId;
 /// What the names of all of them begin with.
 const PREFIX: &str = ".osier-checkpoint-";
 
-/// A directory that only this process uses: it holds an flock(2) on it. Removed when dropped.
+/// A directory that only this process uses: it holds an flock(2) on it. Removed when dropped, but not by a forked child.
 #[derive(Debug)]
 pub(super) struct Scratch {
     path: PathBuf,
+    owner: u32,
     _lock: File,
 }
 
@@ -30,7 +31,7 @@ impl Scratch {
             DirBuilder::new().mode(0o700).create(&path).at(&path)?;
             // Another one may take it for stale before it is locked. That one then removes it.
             match lock(&path) {
-                Ok(Some(lock)) => return Ok(Self { path, _lock: lock }),
+                Ok(Some(lock)) => return Ok(Self { path, owner: std::process::id(), _lock: lock }),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(Cause::io(&path, error)),
@@ -46,7 +47,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        if self.owner == std::process::id() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 

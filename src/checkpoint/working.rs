@@ -5,46 +5,47 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::ids::MachineId;
+use super::cause::{At, Cause};
+use super::scratch::Scratch;
 
 /// Where they are: the links take no room to speak of.
 const DIRECTORY: &str = "/run/osier/restore";
 
-/// A directory of links. Removed when dropped, but not by a forked child.
+/// A directory of links. Removed when dropped, but not by a forked child; by the next restore where this one is killed.
 #[derive(Debug)]
-pub struct Working {
-    path: PathBuf,
-    owner: u32,
-}
+pub struct Working(Scratch);
 
 impl Working {
     /// Links to everything in `images`.
     ///
     /// # Errors
-    /// What mkdir(2) and symlink(2) give.
-    pub fn of(images: &Path) -> io::Result<Self> {
+    /// [`Cause::Io`].
+    pub fn of(images: &Path) -> Result<Self, Cause> {
         Self::make(Path::new(DIRECTORY), images)
     }
 
-    fn make(directory: &Path, images: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let path = directory.join(MachineId::random()?.to_string());
-        DirBuilder::new().mode(0o700).create(&path)?;
-        let working = Self { path, owner: std::process::id() };
-        let up = up(&working.path.canonicalize()?);
+    fn make(directory: &Path, images: &Path) -> Result<Self, Cause> {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).at(directory)?;
+        let working = Self(Scratch::make(directory)?);
+        working.link(images).at(images)?;
+        Ok(working)
+    }
+
+    fn link(&self, images: &Path) -> io::Result<()> {
+        let up = up(&self.path().canonicalize()?);
         for entry in fs::read_dir(images.canonicalize()?)? {
             let entry = entry?;
             // A link to the round before leads from where it is.
             let target = entry.path().canonicalize()?;
             let target = up.join(target.strip_prefix("/").unwrap_or(&target));
-            symlink(target, working.path.join(entry.file_name()))?;
+            symlink(target, self.path().join(entry.file_name()))?;
         }
-        Ok(working)
+        Ok(())
     }
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 }
 
@@ -52,16 +53,6 @@ impl Working {
 /// directory: from there a relative link still leads where it did.
 fn up(directory: &Path) -> PathBuf {
     directory.components().skip(1).map(|_| "..").collect()
-}
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        if self.owner == std::process::id() {
-            let _ = fs::remove_dir_all(&self.path);
-            // Fails where another one is in it.
-            let _ = self.path.parent().map(fs::remove_dir);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -77,12 +68,17 @@ mod tests {
         fs::create_dir(&images).unwrap();
         fs::write(images.join("a.img"), "a").unwrap();
         symlink("../round-1", images.join("parent")).unwrap();
+        // Of one that was killed.
+        let stale = dir.join("working/.osier-checkpoint-killed");
+        fs::create_dir_all(&stale).unwrap();
         let working = Working::make(&dir.join("working"), &images).unwrap();
+        assert!(!stale.exists());
         fs::remove_file(working.path().join("a.img")).unwrap();
         fs::write(working.path().join("a.img"), "b").unwrap();
         assert_eq!(fs::read_to_string(images.join("a.img")).unwrap(), "a");
         assert!(working.path().join("parent").is_dir());
         drop(working);
-        assert!(!dir.join("working").exists() && images.join("a.img").exists());
+        assert_eq!(fs::read_dir(dir.join("working")).unwrap().count(), 0);
+        assert!(images.join("a.img").exists());
     }
 }

@@ -116,7 +116,8 @@ pub fn revive(
     attachment: &mut Attachment,
     signals: &mut Signals,
 ) -> Result<Running> {
-    let working = Working::of(&revival.checkpoint.images()).context(|| "cannot look at the images")?;
+    let working = Working::of(&revival.checkpoint.images())
+        .map_err(|cause| Error::new(Kind::Failed, "cannot look at the images").because(cause))?;
     let lead = revival.criu.lead(working.path()).context(|| "cannot look at the images")?;
     revival.onward.write(revival.clocks, working.path(), lead)?;
     let (pty, slave) = open_console().context(|| "cannot make a terminal")?;
