@@ -529,6 +529,17 @@ impl Course {
         command
     }
 
+    /// Begins it with post-copy, and comes back when it runs there and the source has not been told: the source, and the file that
+    /// holds the word up.
+    fn running_there(&self) -> (Child, PathBuf) {
+        let ssh = self.ssh(Some(Cut { direction: "down", word: "\"Running\"", when: "pause" }));
+        let mut command = self.lazily(&ssh);
+        let source = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pause = self.scratch.path().join("cut");
+        await_that("it to run there", || pause.exists());
+        (source, pause)
+    }
+
     /// It stands still here and is not there; who knows that may let it go on.
     fn assert_held_here(&self) {
         await_that("the target's end", || leftovers::of(&self.there.name, &self.there.tree).is_empty());
@@ -606,11 +617,7 @@ fn a_link_that_breaks_under_post_copy_leaves_it_here() {
 fn whoever_is_killed_under_post_copy_it_runs_on_one_side() {
     for kills in ["source", "target"] {
         let course = Course::of(HEAVY);
-        let ssh = course.ssh(Some(Cut { direction: "down", word: "\"Running\"", when: "pause" }));
-        let mut command = course.lazily(&ssh);
-        let mut source = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let pause = course.scratch.path().join("cut");
-        await_that("it to run there", || pause.exists());
+        let (mut source, pause) = course.running_there();
         // What of it is not there cannot be saved either.
         let mut save = osier(["checkpoint", &course.there.name]);
         save.args(std::env::var("OSIER_CRIU").map(|criu| format!("--criu={criu}")).ok());
@@ -633,11 +640,7 @@ fn whoever_is_killed_under_post_copy_it_runs_on_one_side() {
 #[test]
 fn what_was_given_away_does_not_go_on_here() {
     let course = Course::of(HEAVY);
-    let ssh = course.ssh(Some(Cut { direction: "down", word: "\"Running\"", when: "pause" }));
-    let mut command = course.lazily(&ssh);
-    let mut source = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let pause = course.scratch.path().join("cut");
-    await_that("it to run there", || pause.exists());
+    let (mut source, pause) = course.running_there();
     let count = await_some("the count here", || course.here.count());
     assert_refused(&output(&mut osier(["thaw", &course.here.name])), &["migrating it just now"]);
     std::thread::sleep(Duration::from_millis(300));
