@@ -2,6 +2,7 @@
 //!
 //! For short-lived verbs: each opens the bus in this process, and zbus starts threads.
 
+use std::fs;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use zbus::zvariant::OwnedObjectPath;
 
 use super::BusError;
 use super::call::{arguments, call, open};
-use super::systemd::{JobRemoved, MANAGER, main_process, no_systemd, service_result};
+use super::systemd::{JobRemoved, MANAGER, main_process, no_systemd, service_result, unit_of};
+
+/// How a service's name ends.
+const SERVICE: &str = ".service";
 
 /// The unit that boots the machine `name`: the template's instance, as machinectl names systemd-nspawn's.
 pub fn service_name(name: &str) -> String {
@@ -94,22 +98,38 @@ pub struct Retirement {
 }
 
 impl Retirement {
-    /// Of the service `unit`, if `main` is its main process. Without PID 1 on the bus there is none.
+    /// Of the service whose main process is `main`: the machine's own unit, or anybody's with `ExecStart=osier boot`. There is
+    /// none where a shell or another service has it for a child, or where PID 1 is not on the bus.
     ///
     /// # Errors
-    /// [`BusError::NoBus`], [`BusError::NoSystemd`], and what PID 1 says.
-    pub fn prepare(unit: &str, main: u32) -> Result<Option<Self>, BusError> {
-        if !unit.ends_with(".service") {
+    /// What PID 1 says.
+    pub fn prepare(main: u32) -> Result<Option<Self>, BusError> {
+        if !is_in_a_service(main) {
             return Ok(None);
         }
+        match Self::find(main) {
+            // Where nobody can be asked nobody starts it again.
+            Err(BusError::NoBus(_) | BusError::NoSystemd(_)) => Ok(None),
+            found => found,
+        }
+    }
+
+    fn find(main: u32) -> Result<Option<Self>, BusError> {
         let bus = open()?;
-        Ok((main_process(&bus, unit)? == Some(main)).then(|| Self { bus, unit: unit.to_owned() }))
+        let unit = unit_of(&bus, main)?.name;
+        let is_main = unit.ends_with(SERVICE) && main_process(&bus, &unit)? == Some(main);
+        Ok(is_main.then_some(Self { bus, unit }))
+    }
+
+    /// The service's name.
+    pub fn unit(&self) -> &str {
+        &self.unit
     }
 
     /// Has PID 1 stop it: what ends then ends because somebody said so (man 5 systemd.service, `Restart=`). Does not wait for that.
     ///
     /// # Errors
-    /// As [`Retirement::prepare`].
+    /// [`BusError::NoSystemd`], and what PID 1 says.
     pub fn ask(&self) -> Result<(), BusError> {
         match call(&self.bus, MANAGER, "StopUnit", &(&self.unit, "replace")) {
             Ok(_) => Ok(()),
@@ -118,6 +138,11 @@ impl Retirement {
             Err(failure) => Err(no_systemd(failure)),
         }
     }
+}
+
+/// Whether any of its cgroups is a service's, PID 1's or a user's manager's: nobody else's need be asked for on the bus.
+fn is_in_a_service(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(SERVICE))
 }
 
 /// Has these units started with what their `[Install]` sections say; PID 1 reads them anew.

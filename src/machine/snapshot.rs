@@ -423,17 +423,23 @@ impl Still<'_> {
         let what = || format!("cannot end '{}'", record.name);
         let stays = |error: Error| error.hint(format!("osier terminate {}", record.name));
         let mut watch = Watch::open(store, [record]).context(what).map_err(stays)?;
-        let unit = record.unit.as_deref();
-        // Where nobody can be asked nobody starts it again.
-        let retirement = unit.and_then(|unit| Retirement::prepare(unit, record.supervisor).ok().flatten());
+        let unstopped = |unit: &str, error| {
+            crate::error::say(format_args!(
+                "osier: cannot stop {unit}: {error}; if Restart= says so it boots '{}' again\n",
+                record.name
+            ));
+        };
+        let retirement = Retirement::prepare(record.supervisor);
         self.give_away();
         if let Some(supervisor) = open_supervisor(store, record).context(what).map_err(stays)? {
             let told = pidfd_send_signal(supervisor.as_fd(), SAVED).map_err(io::Error::from);
             told.context(what).map_err(stays)?;
         }
         // After that word, or it would be asked to shut down; what is saved must not be booted as well, whatever Restart= says.
-        if let Some(Err(error)) = retirement.as_ref().map(Retirement::ask) {
-            crate::error::say(format_args!("osier: cannot stop '{}': {error}\n", unit.unwrap_or_default()));
+        match retirement {
+            Ok(Some(service)) => service.ask().unwrap_or_else(|error| unstopped(service.unit(), error)),
+            Ok(None) => {}
+            Err(error) => unstopped("the unit in which it was booted", error),
         }
         let deadline = Instant::now() + CLEANUP;
         match watch.until(Some(deadline), || Ok(!is_supervised(store, record)))? {

@@ -319,6 +319,47 @@ impl Drop for Placed {
     }
 }
 
+/// It has ended for good.
+fn assert_stopped(service: &str) {
+    until("the unit's end", || unit(service, "ActiveState") == "inactive");
+    thread::sleep(std::time::Duration::from_secs(1));
+    for (property, value) in
+        [("ActiveState", "inactive"), ("Result", "success"), ("NRestarts", "0"), ("ExecMainStatus", "0")]
+    {
+        assert_eq!(unit(service, property), value, "{property}");
+    }
+}
+
+/// So does one of somebody's own, in which the machine has a scope beside it.
+pub(crate) fn of_a_unit_of_its_own() {
+    let image = Image::new("own");
+    let name = image.name.as_str();
+    let service = format!("{name}-boots.service");
+    let text = format!(
+        "[Service]\nType=notify\nNotifyAccess=main\nRestart=always\nRestartSec=0\n\
+         ExecStart={} boot --checkpointable --console=read-only --notify-ready=yes --machine={name} {}\n",
+        osier(),
+        image.text()
+    );
+    let file = Placed::put(format!("/run/systemd/system/{service}"), &text);
+    said("systemctl", &["daemon-reload"]);
+    said("systemctl", &["start", &service]);
+    assert_eq!(shown(name, "Unit"), scope_of(name));
+    assert_eq!(inside(name, "systemctl is-system-running --wait").trim(), "running");
+    let witness = Witness::start(name);
+    save(&image, "saved", &[]);
+    assert_stopped(&service);
+    assert_nothing(name);
+
+    let machine = image.restored("saved");
+    assert_known(&image, &machine);
+    witness.assert_there(name);
+    assert_eq!(unit(&service, "ActiveState"), "inactive");
+    machine.stop();
+    drop(file);
+    said("systemctl", &["daemon-reload"]);
+}
+
 /// The unit ends as if somebody had stopped it. What goes on from there is in a scope, or in the unit that it is restored in.
 pub(crate) fn of_the_unit() {
     let image = Image::new("unit");
@@ -334,13 +375,7 @@ pub(crate) fn of_the_unit() {
     assert_eq!(inside(name, "systemctl is-system-running --wait").trim(), "running");
     let witness = Witness::start(name);
     save(&image, "first", &[]);
-    until("the unit's end", || unit(&service, "ActiveState") == "inactive");
-    thread::sleep(std::time::Duration::from_secs(1));
-    for (property, value) in
-        [("ActiveState", "inactive"), ("Result", "success"), ("NRestarts", "0"), ("ExecMainStatus", "0")]
-    {
-        assert_eq!(unit(&service, property), value, "{property}");
-    }
+    assert_stopped(&service);
     assert_nothing(name);
 
     let machine = image.restored("first");

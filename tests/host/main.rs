@@ -69,6 +69,7 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("a_checkpoint_that_fails_leaves_it_registered", checkpoint::saved_in_vain),
     ("a_restore_that_fails_leaves_no_scope", checkpoint::restored_in_vain),
     ("a_machine_of_the_unit_is_saved_and_not_restarted", checkpoint::of_the_unit),
+    ("a_unit_of_ones_own_does_not_boot_what_is_saved", checkpoint::of_a_unit_of_its_own),
     ("limits_come_back_with_a_machine", checkpoint::limited),
     ("a_machine_that_migrates_is_registered_once", checkpoint::migrated),
     ("precopy_where_the_kernel_tracks_pages", checkpoint::precopied),
