@@ -127,8 +127,8 @@ impl First {
                 self.program.take().or_else(|| fs::read_link(format!("/proc/{}/exe", self.criu)).ok());
             self.pid = self.pid.or(pid);
             let answer = ask(hook, self.pid);
-            if answer.is_err() && hook == Hook::PreResume {
-                // From here on CRIU lets the tasks run whatever it is told. It holds them by ptrace(2), so that they could
+            if answer.is_err() && matches!(hook, Hook::NetworkUnlock | Hook::PreResume) {
+                // Here CRIU goes on, and lets the tasks run, whatever it is told. It holds them by ptrace(2), so that they could
                 // not end either, and it would wait for their end.
                 let criu = i32::try_from(self.criu).ok().map(Pid::from_raw);
                 for pid in [self.pid, criu].into_iter().flatten() {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::clock::{Clock, MAX, Now, Offsets, Wanted};
-use crate::criu::images::Clocks;
+use crate::criu::images::{Clocks, Delay, delay_timers};
 use crate::duration;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -28,17 +28,41 @@ impl Onward {
     /// Has the images say so. What they say is what is shown inside, whichever time namespace CRIU runs in, from when CRIU makes the
     /// machine's; what stood still is to go on from where it was, so that they say that it was earlier by `lead`, for [`Onward::wait`].
     /// What CRIU has put there it read when it had dumped everything else; the machine stood still from `saved` on.
+    /// Timers that CRIU sets to what remained are delayed to when they were to expire. Says whether there are any, for
+    /// [`Onward::wait_for_timers`].
     ///
     /// # Errors
     /// [`Kind::Usage`] for clocks that would run backwards or overflow; what reading and writing the images gives.
-    pub(super) fn write(self, saved: Clocks, images: &Path, lead: Duration) -> Result<()> {
+    pub(super) fn write(self, saved: Clocks, images: &Path, lead: Duration) -> Result<bool> {
         if Clocks::read(images).context(cannot)?.is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let now = Now::read().context(cannot)?;
         let shown = self.shown(saved, &now)?;
         let made = if self == Self::Continue { earlier(shown, lead) } else { shown };
-        made.write(images).context(cannot)
+        made.write(images).context(cannot)?;
+        let delay = self.delay(saved, shown, lead);
+        delay_timers(images, |_| Ok(delay)).context(|| "cannot set the machine's timers")
+    }
+
+    /// From when CRIU sets them. What is on the time of day may be for a moment or for a while, which the kernel does not tell
+    /// (`/proc/PID/timers`). It is taken for a while, which counts what the machine counts: that is the more usual by far, and what is
+    /// for a moment comes late then, but not early. The host's other clocks tell nothing of it.
+    fn delay(self, saved: Clocks, shown: Clocks, lead: Duration) -> Delay {
+        let (monotonic, boottime) = (saved.monotonic - shown.monotonic, saved.boottime - shown.boottime);
+        match self {
+            Self::Continue => Delay::of(run_up(lead)),
+            Self::Elapsed(_) => Delay { monotonic, boottime, time_of_day: monotonic },
+            Self::Host => Delay { monotonic, boottime, time_of_day: 0 },
+        }
+    }
+
+    /// Waits as [`Onward::wait`] does, until as much before it as timers were delayed by: CRIU sets them next.
+    ///
+    /// # Errors
+    /// What reading the clocks gives.
+    pub(super) fn wait_for_timers(self, saved: Clocks, offsets: Offsets, lead: Duration) -> io::Result<()> {
+        self.wait(earlier(saved, run_up(lead)), offsets, lead).map(drop)
     }
 
     /// Waits until clocks with these offsets, those of a machine of which nothing has run, show what they are to go on from, which
@@ -88,6 +112,12 @@ impl Onward {
 
 fn cannot() -> &'static str {
     "cannot set the machine's clocks"
+}
+
+/// Of `lead`, what is left for what comes after the timers are set: the tasks are stopped once more, the machine is announced and
+/// asked for. What is left of that is waited for.
+fn run_up(lead: Duration) -> Duration {
+    lead / 2
 }
 
 /// No clock can show less than none.

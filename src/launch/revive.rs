@@ -5,6 +5,7 @@
 //! supervisor                                                CRIU
 //! cgroups and console made                      ──begin──▶
 //! link dressed, limits set        ◀──PostSetupNamespaces──  namespaces, links, the first process in its cgroup
+//! clocks awaited for timers          ◀──NetworkUnlock───  processes; their timers are next
 //! notify socket, registration, `go`        ◀──PreResume───  processes, stopped
 //!                                              ──resume──▶  processes run
 //! ```
@@ -119,7 +120,7 @@ pub fn revive(
     let working = Working::of(&revival.checkpoint.images())
         .map_err(|cause| Error::new(Kind::Failed, "cannot look at the images").because(cause))?;
     let lead = revival.criu.lead(working.path()).context(|| "cannot look at the images")?;
-    revival.onward.write(revival.clocks, working.path(), lead)?;
+    let is_timed = revival.onward.write(revival.clocks, working.path(), lead)?;
     let (pty, slave) = open_console().context(|| "cannot make a terminal")?;
     let place = Place::make(plan, tenure)?;
     let payload = place.cgroup.payload();
@@ -148,6 +149,7 @@ pub fn revive(
     let mut arrival = Arrival {
         plan,
         lead,
+        is_timed,
         revival: &mut revival,
         tenure,
         attachment,
@@ -234,6 +236,8 @@ struct Arrival<'a, 'r> {
     plan: &'a LaunchPlan,
     /// The longest that it waits for its clocks.
     lead: Duration,
+    /// CRIU sets timers.
+    is_timed: bool,
     revival: &'a mut Revival<'r>,
     tenure: &'a mut Tenure,
     attachment: &'a mut Attachment,
@@ -251,6 +255,7 @@ impl Arrival<'_, '_> {
         let heard = if hook == Hook::PostResume { Ok(()) } else { self.hear_requests() };
         let done = heard.and_then(|()| match (hook, pid) {
             (Hook::PostSetupNamespaces, Some(pid)) => self.arrive(pid),
+            (Hook::NetworkUnlock, _) if self.is_timed => self.await_timers(),
             (Hook::PreResume, _) => self.settle(),
             _ => Ok(()),
         });
@@ -286,6 +291,15 @@ impl Arrival<'_, '_> {
             running.link = Some(link);
         }
         Ok(())
+    }
+
+    /// The next that CRIU does is to set timers, to what remains of each.
+    fn await_timers(&self) -> Result<()> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let clocks = Offsets::read(running.leader.pid());
+        clocks
+            .and_then(|clocks| self.revival.onward.wait_for_timers(self.revival.clocks, clocks, self.lead))
+            .context(|| "cannot read the machine's clocks")
     }
 
     /// All processes are there, and none has run.

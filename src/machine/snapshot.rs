@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::Pid;
 use rustix::process::pidfd_send_signal;
+use rustix::time::{ClockId, clock_getres};
 
 use super::allowance::{self, Maker};
 use super::door::Door;
@@ -27,6 +28,7 @@ use crate::cgroup::freezer::{Freezer, Motion};
 use crate::cgroup::tree;
 use crate::checkpoint::{self, HostMark, Manifest};
 use crate::clock::{Now, Offsets};
+use crate::criu::images::{Delay, delay_timers, file_time};
 use crate::criu::survey::{self, Survey};
 use crate::criu::{Criu, Dump, Hook, Leave, Memory};
 use crate::error::{Context, Error, Kind, Result};
@@ -213,19 +215,21 @@ impl<'s> Candidate<'s> {
             let dumped = criu.dump(&dump, &mut |hook| match hook {
                 // CRIU takes some milliseconds to stop one process after the other: of different moments as seen from inside.
                 Hook::PreDump => {
-                    stopped = hold.pause()?.then(|| self.stop()).transpose()?;
+                    stopped = hold.pause()?.then(|| self.stop(images)).transpose()?;
                     Ok(())
                 }
                 Hook::NetworkLock => {
                     if stopped.is_none() {
-                        stopped = Some(self.stop()?);
+                        stopped = Some(self.stop(images)?);
                     }
                     hold.resume()
                 }
-                // What CRIU has stopped is frozen as soon as it lets go.
-                Hook::PostDump if self.stays => hold.ask(),
-                // CRIU still keeps everything from its sockets.
-                Hook::PostDump => hold.ask().and_then(|()| hold.cut()),
+                // What CRIU has stopped is frozen as soon as it lets go; and until then it keeps everything from its sockets.
+                Hook::PostDump => {
+                    stopped.as_ref().map_or(Ok(()), |stop| stop.correct_timers(images))?;
+                    hold.ask()?;
+                    if self.stays { Ok(()) } else { hold.cut() }
+                }
                 _ => Ok(()),
             });
             if dumped.is_err() {
@@ -263,8 +267,9 @@ impl<'s> Candidate<'s> {
         }))
     }
 
-    /// What is so while it stands still.
-    fn stop(&self) -> io::Result<Stop> {
+    /// What is so while it stands still; its images will be in `images`.
+    fn stop(&self, images: &Path) -> io::Result<Stop> {
+        let written = file_time(images)?;
         let (since, now) = (Instant::now(), Now::read()?);
         let offsets = self.record.clocks;
         let shown = |initial: i64, offset: i64| u64::try_from(initial.saturating_add(offset)).unwrap_or(0);
@@ -275,7 +280,7 @@ impl<'s> Candidate<'s> {
         };
         let offsets =
             Offsets { monotonic: offsets.monotonic_offset_ns, boottime: offsets.boottime_offset_ns };
-        Ok(Stop { since, clocks, timers: timers::read(&self.payload(), offsets)? })
+        Ok(Stop { since, written, clocks, timers: timers::read(&self.payload(), offsets)? })
     }
 }
 
@@ -330,8 +335,27 @@ pub fn log_path(name: &str) -> Result<PathBuf> {
 #[derive(Debug)]
 struct Stop {
     since: Instant,
+    /// The time that a file had which was written then where the images are.
+    written: SystemTime,
     clocks: checkpoint::Clocks,
     timers: Vec<checkpoint::Timer>,
+}
+
+impl Stop {
+    /// Of timers that CRIU saves, the images in `images` say what remained when CRIU came to their process: it has been standing still,
+    /// and its clocks have not. When that was says the file that CRIU wrote then: rather late than early, by a tick of the clock of
+    /// files.
+    fn correct_timers(&self, images: &Path) -> io::Result<()> {
+        let tick = clock_getres(ClockId::RealtimeCoarse);
+        let tick = Duration::new(tick.tv_sec.unsigned_abs(), u32::try_from(tick.tv_nsec).unwrap_or_default());
+        let stood = |core: &Path| {
+            let written = fs::metadata(core)?.modified()?;
+            Ok(Delay::of(
+                (written.duration_since(self.written).unwrap_or_default() + tick).min(self.since.elapsed()),
+            ))
+        };
+        delay_timers(images, stood).map(drop)
+    }
 }
 
 /// A machine that is dumped and stands still. Dropped, it goes on, but after [`Still::give_away`].

@@ -76,7 +76,7 @@ impl Clocks {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let mut image = Image::read(&path, Kind::Timens)?;
-        image.set_record(&Entry { monotonic, boottime }.encode_to_vec())?;
+        image.set_record(0, &Entry { monotonic, boottime }.encode_to_vec())?;
         image.write()
     }
 }

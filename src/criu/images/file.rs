@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::parts::Parts;
+
 /// `IMG_COMMON_MAGIC` (criu/include/magic.h): every image but the inventory begins with it.
 const COMMON: u32 = 0x5456_4319;
 
@@ -14,6 +16,7 @@ const COMMON: u32 = 0x5456_4319;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::criu) enum Kind {
     Cgroup = 0x5938_3330,
+    Core = 0x5505_3847,
     Files = 0x5630_3138,
     Memory = 0x5749_2820,
     Mounts = 0x5556_3928,
@@ -34,6 +37,8 @@ pub(in crate::criu) struct Image {
 pub(in crate::criu) struct Field {
     /// Its number in the .proto file.
     pub(in crate::criu) number: u64,
+    /// How its value is written (protobuf.dev, "Encoding").
+    pub(in crate::criu) wire: u64,
     /// Where its value stands: a number's bytes, or the content of a string or message.
     pub(in crate::criu) value: Range<usize>,
 }
@@ -82,17 +87,30 @@ impl Image {
         Ok(&self.bytes[first.clone()])
     }
 
-    /// Puts `message` in the place of the only record.
+    /// A record's message, taken apart.
     ///
     /// # Errors
-    /// As [`Image::record`].
-    pub(in crate::criu) fn set_record(&mut self, message: &[u8]) -> io::Result<()> {
-        let first = self.records.first().cloned().ok_or_else(|| invalid(&self.path, "is empty"))?;
+    /// `InvalidData` where there is no such record, or it is no message.
+    pub(in crate::criu) fn take_apart(&self, record: usize) -> io::Result<Parts> {
+        let place = self.records.get(record).ok_or_else(|| invalid(&self.path, "is empty"))?;
+        Parts::parse(&self.bytes[place.clone()])
+            .ok_or_else(|| invalid(&self.path, "has a record that is no message"))
+    }
+
+    /// Puts `message` in the place of a record's, however long that was. Places of fields that were found before are not theirs any
+    /// more.
+    ///
+    /// # Errors
+    /// `InvalidData` where there is no such record.
+    pub(in crate::criu) fn set_record(&mut self, record: usize, message: &[u8]) -> io::Result<()> {
+        let place = self.records.get(record).cloned().ok_or_else(|| invalid(&self.path, "is empty"))?;
         let length = u32::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let end = first.start + message.len();
-        self.bytes.splice(first.start - 4..first.end, [&length.to_le_bytes(), message].concat());
-        self.records.clear();
-        self.records.push(first.start..end);
+        self.bytes.splice(place.start - 4..place.end, [&length.to_le_bytes(), message].concat());
+        let moved = |at: usize| at + message.len() - place.len();
+        self.records[record].end = moved(place.end);
+        for later in &mut self.records[record + 1..] {
+            *later = moved(later.start)..moved(later.end);
+        }
         Ok(())
     }
 
@@ -146,36 +164,16 @@ impl Image {
         std::str::from_utf8(&self.bytes[field.value.clone()]).ok()
     }
 
-    /// Puts a number into the field `number` of a record's message, however long what was there. Places of fields that were found
-    /// before are not theirs any more.
+    /// Puts a number into the field `number` of a record's message, as [`Image::set_record`].
     ///
     /// # Errors
     /// `InvalidData` where there is no such field.
-    pub(in crate::criu) fn put_number(
-        &mut self,
-        record: usize,
-        number: u64,
-        mut value: u64,
-    ) -> io::Result<()> {
-        let place = self.records[record].clone();
-        let field = self.fields(&place)?.into_iter().find(|field| field.number == number);
-        let field = field.ok_or_else(|| invalid(&self.path, "has a record without a number"))?;
-        let mut encoded = Vec::new();
-        while value > 0x7f {
-            encoded.push((value & 0x7f) as u8 | 0x80);
-            value >>= 7;
+    pub(in crate::criu) fn put_number(&mut self, record: usize, number: u64, value: u64) -> io::Result<()> {
+        let mut parts = self.take_apart(record)?;
+        if !parts.set_number(number, value) {
+            return Err(invalid(&self.path, "has a record without a number"));
         }
-        encoded.push(value as u8);
-        let (before, after) = (field.value.len(), encoded.len());
-        self.bytes.splice(field.value, encoded);
-        let moved = |at: usize| at + after - before;
-        self.records[record].end = moved(place.end);
-        for later in &mut self.records[record + 1..] {
-            *later = moved(later.start)..moved(later.end);
-        }
-        let length = u32::try_from(self.records[record].len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        self.bytes[place.start - 4..place.start].copy_from_slice(&length.to_le_bytes());
-        Ok(())
+        self.set_record(record, &parts.encode())
     }
 
     /// Writes the file anew, beside it first. A symbolic link gives way to a file: what it leads to is not touched.
@@ -197,7 +195,7 @@ impl Image {
 }
 
 /// A number of the wire format and its length.
-fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+pub(super) fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0;
     for (at, byte) in bytes.iter().enumerate().take(10) {
         value |= u64::from(byte & 0x7f).checked_shl(7 * u32::try_from(at).ok()?)?;
@@ -209,7 +207,7 @@ fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 /// The fields of a message (protobuf.dev, "Encoding").
-fn fields(message: &[u8]) -> Option<Vec<Field>> {
+pub(super) fn fields(message: &[u8]) -> Option<Vec<Field>> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < message.len() {
@@ -226,7 +224,7 @@ fn fields(message: &[u8]) -> Option<Vec<Field>> {
             _ => return None,
         };
         let end = start.checked_add(length).filter(|end| *end <= message.len())?;
-        found.push(Field { number: key >> 3, value: start..end });
+        found.push(Field { number: key >> 3, wire: key & 7, value: start..end });
         at = end;
     }
     Some(found)

@@ -61,7 +61,7 @@ pub(in crate::criu) fn keep_unified(images: &Path) -> io::Result<()> {
     let mut cgroups = Cgroups::decode(image.record()?)?;
     cgroups.sets.iter_mut().for_each(|set| set.places.retain(|place| place.hierarchy.is_empty()));
     cgroups.controllers.retain(|controller| controller.names.iter().all(String::is_empty));
-    image.set_record(&cgroups.encode_to_vec())?;
+    image.set_record(0, &cgroups.encode_to_vec())?;
     image.write()
 }
 
