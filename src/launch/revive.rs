@@ -5,7 +5,7 @@
 //! supervisor                                                CRIU
 //! cgroups and console made                      ──begin──▶
 //! link dressed, limits set        ◀──PostSetupNamespaces──  namespaces, links, the first process in its cgroup
-//! clocks awaited for timers          ◀──NetworkUnlock───  processes; their timers are next
+//! clocks awaited for timers      ◀──NetworkUnlock────────  processes; their timers are next
 //! notify socket, registration, `go`        ◀──PreResume───  processes, stopped
 //!                                              ──resume──▶  processes run
 //! ```
