@@ -95,6 +95,8 @@ pub enum ListingError {
     TooDeep(PathBuf),
     /// This line of a listing is none.
     Line(usize),
+    /// A listing is longer than so many bytes.
+    TooLong(u64),
     /// Whoever followed it wanted it to stop, for this reason.
     Stopped(String),
 }
@@ -108,6 +110,7 @@ impl fmt::Display for ListingError {
             Self::TooDeep(path) => {
                 write!(f, "'{}' is nested too deeply", escape(path.as_os_str().as_bytes()))
             }
+            Self::TooLong(bytes) => write!(f, "the listing is longer than {bytes} bytes"),
             Self::Line(number) => write!(f, "line {number} of the listing is not valid"),
             Self::Stopped(why) => f.write_str(why),
         }

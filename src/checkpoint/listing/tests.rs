@@ -224,3 +224,20 @@ fn a_copy_is_the_same_and_nothing_mounted_is_in_it() {
     let below = listing.entries().iter().any(|entry| entry.path.starts_with(b"cgroup/"));
     assert!(!below, "a mount was entered");
 }
+
+/// Zeros take a thousandth of their room, and a listing without end a few bytes.
+#[test]
+fn what_unpacks_to_more_than_a_listing_is_refused() {
+    let dir = TestDir::new("listing-bomb");
+    let listing = quick(&tree(&dir));
+    let mut text = Vec::new();
+    listing.write(&mut text).unwrap();
+    let length = text.len() as u64;
+    let mut compressed = Vec::new();
+    listing.write_within(length, &mut compressed).unwrap();
+    assert_eq!(Listing::parse_within(length, compressed.as_slice()).unwrap(), listing);
+    let refused = Listing::parse_within(length - 1, compressed.as_slice());
+    assert!(matches!(refused, Err(ListingError::TooLong(most)) if most == length - 1), "{refused:?}");
+    let refused = listing.write_within(length - 1, Vec::new()).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::FileTooLarge);
+}

@@ -18,6 +18,9 @@ use crate::checkpoint::member::{Sum, Summing};
 const HEADING: &str = "#mtree\n# osier listing 1\n";
 /// No line is longer: two paths and a link's target, each byte of them escaped, and a few numbers.
 const LONGEST: u64 = 64 << 10;
+/// No text is longer, bytes: five million objects, at about a hundred each. It is kept in memory, and compressed it is next to nothing: who
+/// sends it is not to have any length of it unpacked.
+const MOST: u64 = 512 << 20;
 
 /// Bytes as text in one word: what is no visible ASCII, `\` and `#` as `\` and three octal digits.
 pub fn escape(bytes: &[u8]) -> String {
@@ -88,11 +91,15 @@ impl Listing {
     /// Writes it compressed by zstd, as a checkpoint has it; the sum is that of the text.
     ///
     /// # Errors
-    /// What `out` gives.
+    /// What `out` gives; `FileTooLarge` for one that [`Listing::parse_compressed`] would not read.
     pub fn write_compressed(&self, out: impl Write) -> io::Result<Sum> {
+        self.write_within(MOST, out)
+    }
+
+    pub(super) fn write_within(&self, most: u64, out: impl Write) -> io::Result<Sum> {
         let mut encoder = zstd::Encoder::new(out, 1)?;
         encoder.include_checksum(true)?;
-        let sum = self.write(&mut encoder)?;
+        let sum = self.write(Limited { to: &mut encoder, left: most })?;
         encoder.finish()?.flush()?;
         Ok(sum)
     }
@@ -106,10 +113,17 @@ impl Listing {
     /// Reads what [`Listing::write_compressed`] wrote.
     ///
     /// # Errors
-    /// As [`Listing::parse`].
+    /// As [`Listing::parse`]; [`ListingError::TooLong`].
     pub fn parse_compressed(from: impl Read) -> Result<Self, ListingError> {
+        Self::parse_within(MOST, from)
+    }
+
+    pub(super) fn parse_within(most: u64, from: impl Read) -> Result<Self, ListingError> {
         let decoder = zstd::Decoder::new(from).map_err(|error| ListingError::Io("".into(), error))?;
-        Self::parse(io::BufReader::new(decoder))
+        // One byte more is too much.
+        let mut limited = io::BufReader::new(decoder).take(most + 1);
+        let parsed = Self::parse(&mut limited);
+        if limited.limit() == 0 { Err(ListingError::TooLong(most)) } else { parsed }
     }
 
     /// Reads what [`Listing::write`] wrote.
@@ -139,6 +153,24 @@ impl Listing {
             entries.push(entry.filter(sorted).ok_or(wrong)?);
         }
         if number < 3 { Err(ListingError::Line(number)) } else { Ok(Self { entries }) }
+    }
+}
+
+/// What is to be no longer than so much.
+struct Limited<W> {
+    to: W,
+    left: u64,
+}
+
+impl<W: Write> Write for Limited<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.left = self.left.checked_sub(written as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 

@@ -9,5 +9,5 @@ mod timers;
 
 pub use clocks::Clocks;
 pub(super) use hierarchies::keep_unified;
-pub use pages::{Aside, Pages, page};
+pub use pages::{Aside, MOST, Pages, page};
 pub use timers::{Delay, delay_timers, file_time};

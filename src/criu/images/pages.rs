@@ -140,8 +140,8 @@ impl Aside {
     }
 }
 
-/// So many at a time at most: more than CRIU ever asks for.
-const MOST: u64 = 4096;
+/// So many at a time at most: more than CRIU ever asks for, and no more than fits into memory on either side without a thought.
+pub const MOST: u64 = 4096;
 
 /// A page's size, bytes.
 pub fn page() -> u64 {

@@ -106,12 +106,13 @@ impl<'a> Offering<'a> {
             _ => return Err(LinkError::OutOfTurn),
         }
         let mut incoming = self.0.incoming();
-        let wanted = read_paths(&mut incoming);
-        incoming.finish()?;
+        let wanted = read_paths(&mut incoming, listing);
+        if let Some(error) = incoming.take_broken() {
+            return Err(error);
+        }
         match wanted {
-            // A path that the source has not is no matter: nothing but what is there is ever sent.
-            Ok(wanted) => Ok((self, wanted)),
-            Err(error) => Err(self.0.take_broken().unwrap_or(LinkError::Failed(0, error))),
+            Ok(wanted) => incoming.finish().map(|()| (self, wanted)),
+            Err(_) => Err(LinkError::OutOfTurn),
         }
     }
 
@@ -261,7 +262,8 @@ fn give_one(link: &mut Link<'_>, wanted: Pages, store: &Store<'_>) -> Result<(),
     send(link, |out| out.write_all(&content).map_err(|error| Error::io("cannot send its memory", &error)))
 }
 
-fn read_paths(from: &mut dyn Read) -> io::Result<BTreeSet<PathBuf>> {
+/// Paths of `listing`. Nobody can want what is not there, or more than there is.
+fn read_paths(from: &mut dyn Read, listing: &Listing) -> io::Result<BTreeSet<PathBuf>> {
     let mut from = BufReader::new(from);
     let (mut paths, mut line) = (BTreeSet::new(), String::new());
     loop {
@@ -270,7 +272,10 @@ fn read_paths(from: &mut dyn Read) -> io::Result<BTreeSet<PathBuf>> {
             return Ok(paths);
         }
         let path = line.strip_suffix('\n').and_then(|line| unescape(line.strip_prefix("./")?));
-        let path = path.ok_or(io::ErrorKind::InvalidData)?;
-        paths.insert(PathBuf::from(OsStr::from_bytes(&path)));
+        let path = path.map(|path| PathBuf::from(OsStr::from_bytes(&path)));
+        let path = path.filter(|path| listing.entry(path).is_some()).ok_or(io::ErrorKind::InvalidData)?;
+        if !paths.insert(path) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
     }
 }

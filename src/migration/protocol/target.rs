@@ -8,13 +8,10 @@ use super::files::{receive_files, rest, told};
 use super::{Broken, Fate, FromSource, FromTarget, Hello, PROTOCOL, Welcome};
 use crate::checkpoint::listing::{Listing, escape};
 use crate::checkpoint::{HostMark, Manifest, Member, VERSION};
-use crate::criu::images::Pages;
+use crate::criu::images::{MOST, Pages, page};
 use crate::error::{Error, Kind};
 use crate::ids::MachineId;
 use crate::migration::stream::{Link, LinkError};
-
-/// No answer has more bytes: [`crate::criu::images::Aside::read`].
-const MOST: u64 = 256 << 20;
 
 /// The target, before it has heard anything.
 #[derive(Debug)]
@@ -320,6 +317,12 @@ impl<'a> Restoring<'a> {
 }
 
 impl<'a> Restoring<'a> {
+    /// As if all had come over that link.
+    #[cfg(test)]
+    pub(super) fn over(link: Link<'a>) -> Self {
+        Self(link)
+    }
+
     /// A part of memory is to be fetched.
     pub fn fetching(self) -> Fetching<'a> {
         Fetching(self.0)
@@ -327,6 +330,14 @@ impl<'a> Restoring<'a> {
 }
 
 impl Fetching<'_> {
+    /// As [`Restoring::alive`].
+    ///
+    /// # Errors
+    /// Every one of [`LinkError`].
+    pub fn alive(&mut self) -> Result<(), LinkError> {
+        self.0.alive()
+    }
+
     /// Asks for pages; not before those have come that were asked for before.
     ///
     /// # Errors
@@ -345,13 +356,17 @@ impl Fetching<'_> {
             FromSource::Pages(pages) => {
                 let mut content = Vec::new();
                 let mut incoming = self.0.incoming();
-                let read = incoming.by_ref().take(MOST).read_to_end(&mut content);
-                let finished = incoming.finish();
-                if let Some(error) = self.0.take_broken() {
+                let length = pages.number.min(MOST) * page();
+                // One byte more would be too much, and its end has to be read in any case.
+                let read = incoming.by_ref().take(length + 1).read_to_end(&mut content);
+                if let Some(error) = incoming.take_broken() {
                     return Err(error);
                 }
-                finished?;
-                read.map(|_| Fetched::Pages(pages, content)).map_err(|error| LinkError::Failed(0, error))
+                read.map_err(|error| LinkError::Failed(0, error))?;
+                if u64::try_from(content.len()) != Ok(length) || pages.number > MOST {
+                    return Err(LinkError::OutOfTurn);
+                }
+                incoming.finish().map(|()| Fetched::Pages(pages, content))
             }
             _ => Err(LinkError::OutOfTurn),
         }

@@ -9,6 +9,7 @@ use super::files::send;
 use super::*;
 use crate::checkpoint::listing::{Depth, Listing};
 use crate::checkpoint::{Draft, Form, Manifest, Unwatched, example};
+use crate::criu::images::{MOST, page};
 use crate::error::Kind;
 use crate::migration::stream::Link;
 use crate::testdir::TestDir;
@@ -372,11 +373,57 @@ fn words_out_of_turn_and_silence_are_told() {
     assert!(matches!(sent, Err(Broken::Link(LinkError::Silent(_)))), "{sent:?}");
 }
 
+/// What a peer says that there is more of than can be takes no more room than what can be.
+#[test]
+fn what_is_more_than_was_asked_for_is_refused() {
+    let given = Given::new("migration-more");
+    // The target wants what is not there.
+    let Ends { source, target: mut link, .. } = ends(Mishap::None, Mishap::None);
+    let offering = thread::scope(|scope| {
+        scope.spawn(|| {
+            let _: FromSource = link.hear().unwrap();
+            link.say(&FromTarget::Welcome(Box::new(Welcome {
+                osier: String::new(),
+                host: HostMark::default(),
+            })))
+            .unwrap();
+            let _: FromSource = link.hear().unwrap();
+            io::copy(&mut link.incoming(), &mut io::sink()).unwrap();
+            link.say(&FromTarget::Wanted).unwrap();
+            // It may end over that.
+            let _ = send(&mut link, |out| {
+                let line = b"./images\n./nothing\n".repeat(1 << 18);
+                out.write_all(&line).map_err(|error| Error::io("cannot send", &error))
+            });
+        });
+        let (offering, _) = Calling::new(source).hello(&given.hello()).unwrap();
+        offering.listing(&given.listing)
+    });
+    assert!(matches!(offering, Err(LinkError::OutOfTurn)), "{offering:?}");
+    // The source sends more than a page, and more pages than it could be asked for.
+    for (number, length) in [(1, page() + 1), (1, page() - 1), (MOST + 1, (MOST + 1) * page())] {
+        let Ends { source: mut link, target, .. } = ends(Mishap::None, Mishap::None);
+        let heard = thread::scope(|scope| {
+            scope.spawn(|| {
+                link.say(&FromSource::Pages(Pages { task: 1, address: 0, number })).unwrap();
+                let content = vec![1; usize::try_from(length).unwrap()];
+                let _ = send(&mut link, |out| {
+                    out.write_all(&content).map_err(|error| Error::io("cannot send", &error))
+                });
+            });
+            Restoring::over(target).fetching().hear()
+        });
+        assert!(matches!(heard, Err(LinkError::OutOfTurn)), "{number} {length}");
+    }
+}
+
 /// So much memory comes late.
 const LATE: u64 = 40;
+/// So many pages of each task.
+const PAGES: u64 = 7;
 
 fn content(task: u64) -> Vec<u8> {
-    vec![u8::try_from(task).unwrap(); 30_000]
+    vec![u8::try_from(task).unwrap(); usize::try_from(PAGES * page()).unwrap()]
 }
 
 /// As a source does it whose machine's memory comes late.
@@ -402,7 +449,7 @@ fn take_late(link: Link<'_>, place: &Path) -> (Machine, Result<Vec<u64>, Broken>
         let mut fetching = loading.store(place)?.fetching();
         let mut came = Vec::new();
         let ask = |fetching: &mut Fetching<'_>, tasks: std::ops::Range<u64>| {
-            fetching.want(tasks.map(|task| Pages { task, address: 0, number: 1 }).collect())
+            fetching.want(tasks.map(|task| Pages { task, address: 0, number: PAGES }).collect())
         };
         // Some before it runs, the others after.
         ask(&mut fetching, 1..LATE / 2)?;
