@@ -45,6 +45,7 @@ pub mod error;
 pub mod exit;
 pub mod ids;
 pub mod interrupt;
+pub mod lease;
 pub mod name;
 pub mod signal;
 pub mod size;

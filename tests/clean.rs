@@ -35,7 +35,9 @@ impl Host {
         fs::create_dir(&cgroup).unwrap();
         // In a cgroup namespace whose root is that directory, a new mount of cgroup2 shows nothing else.
         let script = "echo 0 > \"$1/cgroup.procs\" && exec unshare --mount --propagation=private --cgroup sh -c '
-            mount -t tmpfs -o mode=755,size=$1 tmpfs /run && umount -l \"$2\" && mount -t cgroup2 cgroup2 \"$2\" && touch /run/there && exec sleep infinity
+            mount -t tmpfs -o mode=755,size=$1 tmpfs /run &&
+            mkdir -p /var/lib/osier /var/lib/machines &&
+            mount -t tmpfs tmpfs /var/lib/osier && mount -t tmpfs tmpfs /var/lib/machines && umount -l \"$2\" && mount -t cgroup2 cgroup2 \"$2\" && touch /run/there && exec sleep infinity
             ' sh \"$2\" \"$3\"";
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh"]).arg(&cgroup).arg(size).arg(leftovers::cgroup2());
@@ -258,6 +260,50 @@ fn a_launch_that_is_killed_leaves_nothing_that_is_not_cleaned_up() {
     }
     let link = leftovers::link(tree.name());
     await_that("the link's end", || !link.exists());
+}
+
+/// What others left half made goes, and what somebody is making stays.
+#[test]
+fn what_was_half_made_is_cleaned_up() {
+    let host = Host::new();
+    let halves = [
+        ("/var/lib/machines/.#web.osier-7-0", "web"),
+        ("/var/lib/osier/prewarmed/.#db.osier-7-1", "db"),
+        ("/var/lib/osier/checkpoints/.osier-checkpoint-7", ""),
+        ("/run/osier/restore/.osier-checkpoint-7", ""),
+    ];
+    let others = [
+        "/var/lib/machines/.#web",
+        "/var/lib/machines/.web.osier-7-0",
+        "/var/lib/machines/web.osier-7-0",
+        "/var/lib/osier/checkpoints/web",
+    ];
+    for path in halves.iter().map(|(path, _)| *path).chain(others) {
+        fs::create_dir_all(host.path(path).join("checkpoint/images")).unwrap();
+        fs::write(host.path(path).join("checkpoint/images/file"), "").unwrap();
+    }
+    let locks: Vec<_> = halves
+        .iter()
+        .map(|(path, _)| {
+            let lock = fs::File::open(host.path(path)).unwrap();
+            lock.lock().unwrap();
+            lock
+        })
+        .collect();
+    assert_eq!(host.clean(), Vec::<String>::new());
+    drop(locks);
+    let output = host.osier(&["check", "--clean", "--json"]);
+    let cleaned: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for (path, machine) in halves {
+        let is_it =
+            |one: &&Value| one["object"] == path && one["what"] == "directory" && one["machine"] == machine;
+        assert!(cleaned.iter().any(|one| is_it(&one)), "{path}: {cleaned:?}");
+        assert!(!host.path(path).exists());
+    }
+    assert_eq!(cleaned.len(), halves.len());
+    for path in others {
+        assert!(host.path(path).join("checkpoint/images/file").exists(), "{path}");
+    }
 }
 
 #[test]

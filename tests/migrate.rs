@@ -15,6 +15,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -442,25 +443,179 @@ fn a_source_that_is_killed_after_the_last_word_lets_nothing_go_on() {
 #[test]
 fn a_target_that_is_killed_leaves_it_running_at_the_source() {
     let course = Course::new();
+    let mut left = 0;
     for (direction, word) in [("down", "{\"Welcome\""), ("up", "{\"Images\""), ("down", "\"Restored\"")] {
         let (mut source, pause) = course.paused(direction, word);
-        let target = fs::read_to_string(course.scratch.path().join("target")).unwrap();
-        let target: u32 = target.parse().unwrap();
+        let target = course.target();
         kill(Pid::from_raw(target.cast_signed()), Signal::SIGKILL).unwrap();
         await_death(target);
         fs::remove_file(pause).unwrap();
         let status = support::machine::wait(&mut source, &|| format!("{direction} {word}"));
         assert!(!status.success());
         await_that("the target's end", || leftovers::of(&course.there.name, &course.there.tree).is_empty());
-        // Half a tree of a receiver that could not remove it is under no machine's name.
-        for entry in fs::read_dir(course.scratch.path()).unwrap().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(".#") {
-                fs::remove_dir_all(entry.path()).unwrap();
-            }
-        }
-        course.assert_stayed();
+        course.here.assert_runs();
+        // Half a tree of a receiver that could not remove it is under no machine's name, and is the next one's to remove.
+        assert!(course.halves().len() <= 1, "{:?}", course.halves());
+        left += course.halves().len();
     }
+    assert!(left > 0, "none was killed in the middle");
+    let ssh = course.ssh(None);
+    assert_went(&course.migrate(&mut Course::command(&course.here, &course.there, &ssh)));
     course.end();
+}
+
+/// Who is at work at the target: a process, and the CRIU that it has started, which is stopped as long as this is there.
+struct Stopped {
+    receiver: u32,
+    supervisor: u32,
+    criu: Pid,
+}
+
+impl Stopped {
+    /// Stops the CRIU that restores for the target `pid` as soon as there is one.
+    fn catch(pid: u32) -> Self {
+        let receiver = receiver(pid);
+        // It changes its own title when it has begun; what it restores is in a pid namespace of its own.
+        let link = |pid: u32, name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let restores = |pid: &u32| {
+            let exe = link(*pid, "exe");
+            let here = link(*pid, "ns/pid") == link(std::process::id(), "ns/pid");
+            here && exe != program() && exe.components().count() > 1
+        };
+        let (supervisor, criu) = await_some("a CRIU that restores", || {
+            let is_osier = |pid: &u32| link(*pid, "exe") == program();
+            let found = children(receiver).into_iter().filter(is_osier);
+            found.filter_map(|child| Some((child, children(child).into_iter().find(restores)?))).next()
+        });
+        let criu = Pid::from_raw(criu.cast_signed());
+        kill(criu, Signal::SIGSTOP).unwrap();
+        Self { receiver, supervisor, criu }
+    }
+
+    /// Waits until it may run there: the word has been passed on, and nothing of what follows has come of it yet.
+    fn await_go(&self) {
+        let descriptors = format!("/proc/{}/fd", self.supervisor);
+        await_that("the word to be written down", || {
+            let open = fs::read_dir(&descriptors).unwrap().flatten();
+            open.filter_map(|entry| fs::read_link(entry.path()).ok())
+                .any(|file| file.extension().is_some_and(|state| state == "going"))
+        });
+    }
+
+    fn kill(&self, pid: u32) {
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+        await_death(pid);
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = kill(self.criu, Signal::SIGCONT);
+    }
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+fn cmdline(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+}
+
+impl Course {
+    /// What grows beside the tree there, or has been left.
+    fn halves(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.scratch.path()).unwrap().flatten();
+        entries
+            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b".#") && entry.path().is_dir())
+            .map(|entry| entry.path())
+            .collect()
+    }
+
+    fn target(&self) -> u32 {
+        fs::read_to_string(self.scratch.path().join("target")).unwrap().parse().unwrap()
+    }
+
+    /// Begins it with these options, and comes back when it was given away, may run there by now and does not.
+    fn at_go(&self, options: &[&str]) -> (Child, Stopped) {
+        let ssh = self.ssh(Some(Cut { direction: "down", word: "\"Restored\"", when: "pause" }));
+        let mut command = Self::command(&self.here, &self.there, &ssh);
+        let mut source = command.args(options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pause = self.scratch.path().join("cut");
+        await_that("it to be restored", || {
+            if source.try_wait().unwrap().is_some() {
+                let mut said = String::new();
+                source.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                panic!("it was not restored: {said}");
+            }
+            pause.exists()
+        });
+        let stopped = Stopped::catch(self.target());
+        fs::remove_file(pause).unwrap();
+        stopped.await_go();
+        (source, stopped)
+    }
+
+    /// A supervisor that was killed there has taken the machine along, and could not clean up.
+    fn clean_there(&self) {
+        await_that("the machine's end there", || self.there.count().is_none());
+        await_that("what is left of it to be removed", || {
+            let cleaned = output(&mut osier(["check", "--clean"]));
+            assert!(cleaned.status.success(), "{cleaned:?}");
+            leftovers::of(&self.there.name, &self.there.tree).is_empty()
+        });
+    }
+}
+
+/// The process that receives is killed when the machine has been let run and nobody knows that it does.
+#[test]
+fn a_target_that_is_killed_after_the_last_word_is_asked_for() {
+    let course = Course::new();
+    let (source, stopped) = course.at_go(&[]);
+    stopped.kill(stopped.receiver);
+    drop(stopped);
+    let went = source.wait_with_output().unwrap();
+    assert_went(&went);
+    assert_eq!(course.assert_one().name, course.there.name);
+    course.end();
+}
+
+/// Whoever could have said whether it has run is dead, and the machine with it.
+#[test]
+fn a_supervisor_that_is_killed_after_the_last_word_lets_nothing_go_on() {
+    let course = Course::new();
+    let (source, stopped) = course.at_go(&[]);
+    stopped.kill(stopped.supervisor);
+    // It would wait for the end of the first process, which waits for those that it holds by ptrace(2).
+    kill(stopped.criu, Signal::SIGKILL).unwrap();
+    drop(stopped);
+    let went = source.wait_with_output().unwrap();
+    assert_refused(&went, &["it may have run there, and has ended", "osier thaw"]);
+    course.clean_there();
+    course.assert_held_here();
+    course.end();
+}
+
+/// Nobody is left to let it run: a restore that takes long is not waited for.
+#[test]
+fn a_source_that_is_killed_while_it_is_restored_there_is_not_waited_for() {
+    for options in [&[][..], &["--postcopy"]] {
+        let course = Course::new();
+        let ssh = course.ssh(Some(Cut { direction: "up", word: "{\"Images\"", when: "pause" }));
+        let mut command = Course::command(&course.here, &course.there, &ssh);
+        let mut source = command.args(options).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let pause = course.scratch.path().join("cut");
+        await_that("it to be sent", || pause.exists());
+        fs::remove_file(pause).unwrap();
+        let stopped = Stopped::catch(course.target());
+        source.kill().unwrap();
+        source.wait().unwrap();
+        await_that("the target's end", || leftovers::of(&course.there.name, &course.there.tree).is_empty());
+        drop(stopped);
+        course.assert_stayed();
+        course.end();
+    }
 }
 
 #[test]
@@ -509,6 +664,14 @@ done
 "#;
 
 impl Side {
+    /// How much of its first process's memory is there, KiB.
+    fn resident(&self) -> u64 {
+        let leader = show(&self.name).unwrap()["leader"].clone();
+        let status = fs::read_to_string(format!("/proc/{leader}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Its memory is what it was.
     fn assert_same(&self) {
         let leader = show(&self.name).unwrap()["leader"].clone();
@@ -549,11 +712,27 @@ impl Course {
         let thawed = output(&mut osier(["thaw", &self.here.name]));
         assert!(thawed.status.success(), "{thawed:?}");
         self.assert_stayed();
-        self.here.assert_same();
     }
 }
 
 /// Most of its memory comes when it runs there already.
+#[test]
+fn what_it_does_not_touch_is_not_there_when_it_runs() {
+    let course = Course::of(HEAVY);
+    let whole = course.here.resident();
+    assert!(whole > 24_000, "{whole} KiB");
+    let (mut source, pause) = course.running_there();
+    let few = course.there.resident();
+    assert!(few < whole / 2, "{few} KiB of {whole} are there at once");
+    fs::remove_file(pause).unwrap();
+    let status = support::machine::wait(&mut source, &|| "the source".to_owned());
+    assert!(status.success(), "{status}");
+    let all = course.there.resident();
+    assert!(all > whole - 2_000, "{all} KiB of {whole} have come");
+    course.there.assert_same();
+    course.end();
+}
+
 #[test]
 fn post_copy_there_and_back() {
     let course = Course::of(HEAVY);
@@ -566,6 +745,7 @@ fn post_copy_there_and_back() {
         assert_went(&went);
         assert_eq!(course.assert_one().name, to.name);
         to.assert_same();
+        assert_eq!(leftovers::logs(&to.name), Vec::<PathBuf>::new());
     }
     assert!(here.count().unwrap() > began);
     // All of it is there: it can go on from there without.
@@ -596,7 +776,10 @@ fn a_link_that_breaks_under_post_copy_leaves_it_here() {
         eprintln!("{cut:?}: {}", said(&went).trim());
         assert_refused(&went, &[words]);
         match word {
-            "\"Running\"" => course.assert_held_here(),
+            "\"Running\"" => {
+                course.assert_held_here();
+                course.here.assert_same();
+            }
             _ => {
                 await_that("the target's end", || {
                     leftovers::of(&course.there.name, &course.there.tree).is_empty()
@@ -615,25 +798,62 @@ fn a_link_that_breaks_under_post_copy_leaves_it_here() {
 
 #[test]
 fn whoever_is_killed_under_post_copy_it_runs_on_one_side() {
-    for kills in ["source", "target"] {
+    for kills in ["source", "target", "supervisor"] {
         let course = Course::of(HEAVY);
         let (mut source, pause) = course.running_there();
         // What of it is not there cannot be saved either.
         let mut save = osier(["checkpoint", &course.there.name]);
         save.args(std::env::var("OSIER_CRIU").map(|criu| format!("--criu={criu}")).ok());
         assert_refused(&output(&mut save), &["still arriving"]);
-        let target = fs::read_to_string(course.scratch.path().join("target")).unwrap();
-        let pid = if kills == "source" { source.id() } else { receiver(target.parse().unwrap()) };
+        let pid = match kills {
+            "source" => source.id(),
+            "target" => receiver(course.target()),
+            _ => u32::try_from(show(&course.there.name).unwrap()["supervisor"].as_u64().unwrap()).unwrap(),
+        };
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
-        if kills == "target" {
+        if kills != "source" {
             await_death(pid);
         }
         fs::remove_file(pause).unwrap();
         let status = support::machine::wait(&mut source, &|| kills.to_owned());
-        assert!(!status.success());
+        assert!(!status.success(), "{kills}");
+        if kills == "supervisor" {
+            course.clean_there();
+        }
         course.assert_held_here();
+        course.here.assert_same();
         course.end();
     }
+}
+
+/// The process that receives is killed when the machine may run there, and has little of its memory.
+#[test]
+fn a_target_that_is_killed_after_the_last_word_under_post_copy_leaves_it_here() {
+    let course = Course::of(HEAVY);
+    let (source, stopped) = course.at_go(&["--postcopy"]);
+    stopped.kill(stopped.receiver);
+    drop(stopped);
+    let went = source.wait_with_output().unwrap();
+    assert_refused(&went, &["it ran there and has ended"]);
+    course.assert_held_here();
+    course.here.assert_same();
+    course.end();
+}
+
+/// A machine that ends by itself was there, however much of its memory was not.
+#[test]
+fn what_ends_by_itself_under_post_copy_has_gone_over() {
+    let course = Course::of(HEAVY);
+    let (mut source, pause) = course.running_there();
+    fs::remove_file(pause).unwrap();
+    let off = output(&mut osier(["terminate", &course.there.name]));
+    assert!(off.status.success(), "{off:?}");
+    let status = support::machine::wait(&mut source, &|| "the source".to_owned());
+    assert!(status.success(), "{status}");
+    await_that("its end", || course.sides().iter().all(|side| !side.is_there()));
+    let Course { machine, here, there, .. } = &mut { course };
+    machine.take().unwrap().end_leaving();
+    [here, there].into_iter().for_each(|side| side.assert_nothing());
 }
 
 /// Neither who thaws nor who has it shut down gets it to run here as well.
@@ -657,13 +877,8 @@ fn what_was_given_away_does_not_go_on_here() {
 
 /// The process that receives, which the shell `pid` has started or has become.
 fn receiver(pid: u32) -> u32 {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let is_osier = |pid: &u32| {
-        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.starts_with(program().to_str().unwrap())
-    };
-    let mut all = children.split_whitespace().filter_map(|child| child.parse().ok());
-    if is_osier(&pid) { pid } else { all.find(is_osier).unwrap() }
+    let is_osier = |pid: &u32| cmdline(*pid).starts_with(program().to_str().unwrap());
+    if is_osier(&pid) { pid } else { children(pid).into_iter().find(is_osier).unwrap() }
 }
 
 #[test]

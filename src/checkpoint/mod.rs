@@ -39,8 +39,12 @@ pub use member::{
     round,
 };
 pub use room::{estimate, free, require};
+pub use scratch::remove_stale;
 pub use whole::{Checkpoint, Unpacked};
-pub use working::Working;
+pub use working::{DIRECTORY as WORKING, Working};
+
+/// Where checkpoints are that were not said to be elsewhere.
+pub const DIRECTORY: &str = "/var/lib/osier/checkpoints";
 
 /// Who follows the writing or reading of a checkpoint, and can stop it.
 pub trait Watch {

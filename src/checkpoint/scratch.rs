@@ -1,24 +1,24 @@
 //! The hidden directory in which a checkpoint grows, or is unpacked, and its removal.
 
-use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::cause::{At, Cause};
 use crate::ids::MachineId;
+use crate::lease::Lease;
 
 /// What the names of all of them begin with.
 const PREFIX: &str = ".osier-checkpoint-";
 
-/// A directory that only this process uses: it holds an flock(2) on it. Removed when dropped, but not by a forked child.
+/// A directory that only this process uses. Removed when dropped, but not by a forked child.
 #[derive(Debug)]
 pub(super) struct Scratch {
     path: PathBuf,
     owner: u32,
-    _lock: File,
+    _lease: Lease,
 }
 
 impl Scratch {
@@ -28,13 +28,8 @@ impl Scratch {
         remove_stale(directory).at(directory)?;
         for _ in 0..100 {
             let path = directory.join(format!("{PREFIX}{}", MachineId::random().at(directory)?));
-            DirBuilder::new().mode(0o700).create(&path).at(&path)?;
-            // Another one may take it for stale before it is locked. That one then removes it.
-            match lock(&path) {
-                Ok(Some(lock)) => return Ok(Self { path, owner: std::process::id(), _lock: lock }),
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Cause::io(&path, error)),
+            if let Some(lease) = Lease::make(&path).at(&path)? {
+                return Ok(Self { path, owner: std::process::id(), _lease: lease });
             }
         }
         Err(Cause::io(directory, io::Error::from(io::ErrorKind::AlreadyExists)))
@@ -53,37 +48,27 @@ impl Drop for Scratch {
     }
 }
 
-/// Those that nobody has locked. What cannot be removed, as another user's, stays.
-fn remove_stale(directory: &Path) -> io::Result<()> {
-    let is_ours = |name: &OsString| name.as_bytes().starts_with(PREFIX.as_bytes());
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if is_ours(&entry.file_name())
-            && entry.file_type()?.is_dir()
-            && let Ok(Some(_lock)) = lock(&entry.path())
-        {
-            let _ = fs::remove_dir_all(entry.path());
+/// Removes what was left in `directory` of checkpoints that were being made or unpacked there, or of restores, whose osier was killed.
+/// Gives what was removed.
+///
+/// # Errors
+/// What reading `directory` gives. What cannot be removed stays.
+pub fn remove_stale(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_ours = |name: &OsStr| name.as_bytes().starts_with(PREFIX.as_bytes());
+    let mut removed = Vec::new();
+    for (path, _lease) in Lease::left(directory, is_ours)? {
+        if fs::remove_dir_all(&path).is_ok() {
+            removed.push(path);
         }
     }
-    Ok(())
-}
-
-/// `None` when somebody has it.
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = File::open(path)?;
-    match file.try_lock() {
-        // It may have been removed between the two; a directory that is gone has no links.
-        Ok(()) if file.metadata()?.nlink() == 0 => Err(io::ErrorKind::NotFound.into()),
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+    Ok(removed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testdir::TestDir;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn a_stale_one_goes_and_one_in_use_stays() {

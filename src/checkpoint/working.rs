@@ -9,7 +9,7 @@ use super::cause::{At, Cause};
 use super::scratch::Scratch;
 
 /// Where they are: the links take no room to speak of.
-const DIRECTORY: &str = "/run/osier/restore";
+pub const DIRECTORY: &str = "/run/osier/restore";
 
 /// A directory of links. Removed when dropped, but not by a forked child; by the next restore where this one is killed.
 #[derive(Debug)]

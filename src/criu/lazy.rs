@@ -9,10 +9,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::io::retry_on_intr;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -26,6 +30,10 @@ const GET: u32 = 7;
 const CLOSE: [u32; 2] = [0x1023, 0x1024];
 /// It asks without waiting and gives up where its question finds no room: one for each task at least, bytes.
 const ROOM: usize = 8 << 20;
+/// How long it may take to take what it has asked for, and to end when it has all.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to start, milliseconds.
+const READY: u16 = 30_000;
 
 /// A running `criu lazy-pages`. Dropped before it has ended, it is killed: by then none of the tasks may run.
 #[derive(Debug)]
@@ -55,6 +63,11 @@ impl Criu {
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .map_err(|errno| Failed::start("make a socket")(errno.into()))?;
+        // A program that is stopped, or hangs, is not waited for without end.
+        for direction in [Timeout::Recv, Timeout::Send] {
+            set_socket_timeout(&socket, direction, Some(PATIENCE))
+                .map_err(|errno| Failed::start("set a socket up")(errno.into()))?;
+        }
         // What is not allowed more has room for some hundred tasks.
         let _ = setsockopt(&theirs, sockopt::SndBufForce, &ROOM);
         let (ready, says) =
@@ -90,7 +103,8 @@ impl Criu {
             owner: std::process::id(),
         };
         let mut word = [0];
-        match retry_on_intr(|| rustix::io::read(&ready, &mut word)) {
+        let in_time = poll(&mut [PollFd::new(ready.as_fd(), PollFlags::POLLIN)], READY) != Ok(0);
+        match retry_on_intr(|| if in_time { rustix::io::read(&ready, &mut word) } else { Ok(0) }) {
             Ok(1) => Ok(this),
             _ => Err(this.failed()),
         }
@@ -137,7 +151,7 @@ impl LazyPages {
     /// Gives what is in `pages`: the answer to the oldest of its questions that was not answered.
     ///
     /// # Errors
-    /// `EPIPE` when it has ended.
+    /// `EPIPE` when it has ended, `EAGAIN` when it takes nothing any more.
     pub fn give(&self, pages: Pages, content: &[u8]) -> io::Result<()> {
         if u64::try_from(content.len()).ok() != pages.number.checked_mul(page()) {
             return Err(io::ErrorKind::InvalidData.into());
@@ -169,12 +183,24 @@ impl LazyPages {
         }
         // It waits for this answer, and ends.
         let answered = self.send(&0_u32.to_ne_bytes());
-        match answered.and_then(|()| self.child.wait()) {
-            Ok(status) if status.success() => {
+        match answered.and_then(|()| self.wait()) {
+            Ok(Some(status)) if status.success() => {
                 let _ = fs::remove_file(&self.log);
                 Ok(())
             }
             _ => Err(self.failed()),
+        }
+    }
+
+    /// `None` when it does not end.
+    fn wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.child.try_wait()?;
+            if status.is_some() || Instant::now() >= deadline {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

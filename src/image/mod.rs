@@ -17,6 +17,9 @@ mod recipe;
 mod scratch;
 mod tool;
 
+/// Where what was booted once and saved is, for machines that start from there, if it was not said to be elsewhere.
+pub const PREWARMED: &str = "/var/lib/osier/prewarmed";
+
 pub use build::{BuildError, Built, MACHINES, Progress, build};
 pub use fresh::{FreshError, make};
 pub use init::{Init, Shutdown, Way};
@@ -24,4 +27,4 @@ pub use lock::{Access, TreeLock};
 pub use lookup::{Image, Kind, LookupError, SEARCH_PATH, find, find_in, names_in};
 pub use os::{FoundInit, NoInit, OsRelease, Tree};
 pub use recipe::{Recipe, RecipeError, names};
-pub use scratch::mounted_below;
+pub use scratch::{Scratch, mounted_below};

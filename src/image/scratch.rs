@@ -1,7 +1,7 @@
 //! The directory in which a tree grows, and its removal.
 
-use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -10,38 +10,42 @@ use std::path::{Path, PathBuf};
 use libmount::mountinfo::Parser;
 use nix::mount::{MntFlags, umount2};
 
-/// A directory that only this build uses: it holds an flock(2) on it. Removed when closed or dropped.
+use crate::lease::Lease;
+
+/// What stands between the image's name and what makes one directory differ from another.
+const MARK: &[u8] = b".osier-";
+
+/// A directory that only this build uses. Removed when closed or dropped, but not by a forked child.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub struct Scratch {
     path: PathBuf,
-    _lock: File,
+    owner: u32,
     free: u64,
+    _lease: Lease,
 }
 
 impl Scratch {
     /// Makes one beside `target`, with the directories `tree` and `tmp` in it.
-    pub(super) fn make(target: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// What mkdir(2) and flock(2) give.
+    pub fn make(target: &Path) -> io::Result<Self> {
         for attempt in 0..100 {
             let mut name = prefix(target);
             name.push(format!("{}-{attempt}", std::process::id()));
             let path = target.with_file_name(name);
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                done => done?,
-            }
-            // Another build may take it for stale before it is locked. That one then removes it.
-            match lock(&path) {
-                Ok(Some(lock)) => return Self::prepare(path, lock),
-                Ok(None) => continue,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            match Lease::make(&path) {
+                Ok(Some(lease)) => return Self::prepare(path, lease),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    fn prepare(path: PathBuf, lock: File) -> io::Result<Self> {
-        let scratch = Self { free: free(&path)?, path, _lock: lock };
+    fn prepare(path: PathBuf, lease: Lease) -> io::Result<Self> {
+        let scratch = Self { free: free(&path)?, path, owner: std::process::id(), _lease: lease };
         DirBuilder::new().mode(0o755).create(scratch.tree())?;
         // apt runs its downloads as another user, who needs a place for temporary files.
         DirBuilder::new().mode(0o1777).create(scratch.temporary())?;
@@ -49,26 +53,32 @@ impl Scratch {
     }
 
     /// Removes what builds of `target` left that were killed: a scratch directory that nobody has locked.
-    pub(super) fn remove_stale(target: &Path) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What reading the directory above, unlink(2) and umount(2) give.
+    pub fn remove_stale(target: &Path) -> io::Result<()> {
         let Some(parent) = target.parent() else { return Ok(()) };
         let prefix = prefix(target);
-        for entry in fs::read_dir(parent)? {
-            let entry = entry?;
-            if !entry.file_name().as_bytes().starts_with(prefix.as_bytes()) || !entry.file_type()?.is_dir() {
-                continue;
-            }
-            match lock(&entry.path()) {
-                Ok(Some(_lock)) => remove(&entry.path())?,
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+        let is_its = |name: &OsStr| name.as_bytes().starts_with(prefix.as_bytes());
+        Lease::left(parent, is_its)?.iter().try_for_each(|(path, _lease)| remove(path))
+    }
+
+    /// Removes what builds of all targets in `directory` left. Gives what was removed, each with the target's name.
+    ///
+    /// # Errors
+    /// As [`Scratch::remove_stale`].
+    pub fn remove_all_stale(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+        let mut removed = Vec::new();
+        for (path, _lease) in Lease::left(directory, |name| target_of(name).is_some())? {
+            remove(&path)?;
+            let name = path.file_name().and_then(target_of).unwrap_or_default();
+            removed.push((name.to_string_lossy().into_owned(), path));
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Where the tree grows.
-    pub(super) fn tree(&self) -> PathBuf {
+    pub fn tree(&self) -> PathBuf {
         self.path.join("tree")
     }
 
@@ -91,34 +101,33 @@ impl Scratch {
     ///
     /// # Errors
     /// What unlink(2) and umount(2) give.
-    pub(super) fn close(self) -> io::Result<()> {
+    pub fn close(self) -> io::Result<()> {
         remove(&self.path)
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = remove(&self.path);
+        if self.owner == std::process::id() {
+            let _ = remove(&self.path);
+        }
     }
 }
 
 fn prefix(target: &Path) -> OsString {
     let mut prefix = OsString::from(".#");
     prefix.push(target.file_name().unwrap_or_default());
-    prefix.push(".osier-");
+    prefix.push(OsStr::from_bytes(MARK));
     prefix
 }
 
-/// `None` when somebody has it.
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = File::open(path)?;
-    match file.try_lock() {
-        // It may have been removed between the two; a directory that is gone has no links.
-        Ok(()) if file.metadata()?.nlink() == 0 => Err(io::ErrorKind::NotFound.into()),
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+/// The name of the target whose scratch directory has this name; `None` for what is none.
+fn target_of(name: &OsStr) -> Option<&OsStr> {
+    let rest = name.as_bytes().strip_prefix(b".#")?;
+    let at = rest.windows(MARK.len()).rposition(|window| window == MARK)?;
+    let (target, number) = rest.split_at(at);
+    let is_number = |byte: &u8| byte.is_ascii_digit() || *byte == b'-';
+    number[MARK.len()..].iter().all(is_number).then(|| OsStr::from_bytes(target))
 }
 
 fn free(path: &Path) -> io::Result<u64> {
@@ -211,5 +220,12 @@ mod tests {
         assert!(dir.join(".#web2.osier-1-0").exists(), "another target's");
         let second = Scratch::make(&target).unwrap();
         assert_ne!(second.tree(), alive.tree());
+
+        for other in [".#web.osier-clocks", ".#web.lck", "web.osier-1-0"] {
+            fs::create_dir(dir.join(other)).unwrap();
+        }
+        let removed = Scratch::remove_all_stale(dir.path()).unwrap();
+        assert_eq!(removed, [("web2".to_owned(), dir.join(".#web2.osier-1-0"))]);
+        assert_eq!(entries(&dir), 5);
     }
 }

@@ -22,7 +22,7 @@ use crate::spec::Checkpoints;
 use crate::sys::{Forked, fork};
 pub use onward::Onward;
 use outer::Given;
-pub use revive::{Identity, Lazily, Revival, revive};
+pub use revive::{Identity, Lazily, Moment, Revival, revive};
 use watch::{Outer, Watch};
 
 /// Boots what `plan` says. What the machine has is in the result, or given back when anything fails; name and tree stay

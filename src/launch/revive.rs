@@ -10,7 +10,8 @@
 //!                                              ──resume──▶  processes run
 //! ```
 //!
-//! Until `go` has said so nothing of the machine has run: who gives up before has lost nothing.
+//! Until `go` has said so nothing of the machine has run: who gives up before has lost nothing. After that it may have, whatever
+//! fails then.
 
 use std::fs;
 use std::io;
@@ -76,8 +77,19 @@ pub struct Revival<'a> {
     pub identity: Identity,
     /// How memory comes that is not in the checkpoint.
     pub lazily: Option<Lazily>,
-    /// Asked when everything is there and nothing has run yet; a refusal ends it without a trace.
-    pub go: Box<dyn FnMut() -> Result<()> + 'a>,
+    /// Asked at each [`Moment`].
+    pub go: Box<dyn FnMut(Moment<'_>) -> Result<()> + 'a>,
+}
+
+/// How far a machine is on its way.
+#[derive(Debug)]
+pub enum Moment<'a> {
+    /// It is being brought back, which can take long: a refusal breaks it off.
+    Coming,
+    /// Everything is there and nothing has run yet: a refusal ends it without a trace.
+    Restored,
+    /// It runs, and on what it hangs where a part of its memory is still to come. A refusal is said, and changes nothing.
+    Runs(Option<&'a Tether>),
 }
 
 /// Memory that comes while the machine runs already.
@@ -168,6 +180,9 @@ pub fn revive(
         (Ok(_), None, Some(running)) => {
             // Of use only to who asks why it failed.
             let _ = fs::remove_file(&log);
+            if let Err(error) = (revival.go)(Moment::Runs(running.tether.as_ref())) {
+                crate::error::say(format_args!("osier: {error}\r\n"));
+            }
             Ok(running)
         }
         (_, Some(refusal), _) => Err(refusal),
@@ -252,7 +267,10 @@ struct Arrival<'a, 'r> {
 impl Arrival<'_, '_> {
     fn hook(&mut self, hook: Hook, pid: Option<Pid>) -> io::Result<()> {
         // What comes when it runs is for it.
-        let heard = if hook == Hook::PostResume { Ok(()) } else { self.hear_requests() };
+        let heard = match hook {
+            Hook::PostResume => Ok(()),
+            _ => self.hear_requests().and_then(|()| (self.revival.go)(Moment::Coming)),
+        };
         let done = heard.and_then(|()| match (hook, pid) {
             (Hook::PostSetupNamespaces, Some(pid)) => self.arrive(pid),
             (Hook::NetworkUnlock, _) if self.is_timed => self.await_timers(),
@@ -339,7 +357,7 @@ impl Arrival<'_, '_> {
         let record = supervisor::describe(&plan, self.tenure, running)?;
         self.tenure.record(record)?;
         running.tether = self.revival.lazily.take().map(|lazily| lazily.tether);
-        (self.revival.go)()?;
+        (self.revival.go)(Moment::Restored)?;
         let Revival { onward, clocks: saved, .. } = *self.revival;
         if let Some(past) = onward.wait(saved, clocks, self.lead).context(|| "cannot read the clocks")? {
             let past = duration::taken(past);

@@ -1,8 +1,8 @@
 //! What a supervisor that was killed left of its machine, and taking it away: when the name is taken again ([`clear`]), or
-//! when the operator asks for it ([`clean`]).
+//! when the operator asks for it ([`clean`]); then also what others left half made that were killed.
 //!
-//! Whoever takes away holds the machine's name, so that nothing of a living machine can be meant. Refused: what osier did
-//! not make, or cannot tell from what others made.
+//! Whoever takes away holds the machine's name, so that nothing of a living machine can be meant; what is half made is locked by
+//! whoever makes it. Refused: what osier did not make, or cannot tell from what others made.
 
 use std::fs;
 use std::io;
@@ -12,9 +12,10 @@ use super::record::{Claim, Intent, Record, Store};
 use crate::bus;
 use crate::cgroup::Cgroup;
 use crate::cgroup::stale::{self, Orphan};
+use crate::checkpoint;
 use crate::console::listener;
-use crate::error::{Context, Kind, Result};
-use crate::image::TreeLock;
+use crate::error::{Context, Error, Kind, Result};
+use crate::image::{PREWARMED, SEARCH_PATH, Scratch, TreeLock};
 use crate::net;
 use crate::plan::propagation_directory;
 
@@ -27,7 +28,7 @@ pub enum Thing {
     Link,
     /// A lock of a tree.
     Lock,
-    /// The directory through which things are bound into a machine.
+    /// The directory through which things are bound into a machine, or one in which something was half made.
     Directory,
     /// The socket of a console.
     Socket,
@@ -52,7 +53,7 @@ impl Thing {
 /// Something that was taken away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// Whose it was.
+    /// Whose it was; empty where that cannot be told.
     pub machine: String,
     /// What it was.
     pub thing: Thing,
@@ -191,7 +192,32 @@ pub fn clean(store: &Store, mount: Option<&Path>) -> (Vec<Removed>, Result<()>) 
         verdict = verdict.and(clean_one(store, mount, &orphans, &mut sweep));
         removed.append(&mut sweep.removed);
     }
+    verdict = verdict.and(clean_halves(&mut removed));
     (removed, verdict)
+}
+
+/// Trees that were to become images, what was to be started from, checkpoints, and what restores worked with. What is beside a path
+/// that somebody gave is found by the next one there.
+fn clean_halves(removed: &mut Vec<Removed>) -> Result<()> {
+    let mut verdict = Ok(());
+    let what = |directory: &str| format!("cannot remove what was left in {directory}");
+    let mut note = |machine: String, path: &Path| {
+        removed.push(Removed { machine, thing: Thing::Directory, object: path.display().to_string() });
+    };
+    for directory in SEARCH_PATH.into_iter().chain([PREWARMED]) {
+        match Scratch::remove_all_stale(Path::new(directory)) {
+            Ok(halves) => halves.into_iter().for_each(|(target, path)| note(target, &path)),
+            Err(error) => verdict = verdict.and(Err(Error::io(what(directory), &error))),
+        }
+    }
+    for directory in [checkpoint::DIRECTORY, checkpoint::WORKING] {
+        match checkpoint::remove_stale(Path::new(directory)) {
+            // Their names do not say whose they are.
+            Ok(halves) => halves.iter().for_each(|path| note(String::new(), path)),
+            Err(error) => verdict = verdict.and(Err(Error::io(what(directory), &error))),
+        }
+    }
+    verdict
 }
 
 fn clean_one(store: &Store, mount: Option<&Path>, orphans: &[Orphan], sweep: &mut Sweep<'_>) -> Result<()> {

@@ -126,7 +126,10 @@ impl Running {
     /// The first of what went wrong; the rest was given back all the same.
     pub fn close(self, tenure: &mut Tenure) -> Result<Ended> {
         let Self { mut leader, link, cgroup, unit, checkpointable: _, notify, tether } = self;
-        drop((notify, tether));
+        drop(notify);
+        let noted = tether.map_or(Ok(()), |tether| {
+            tether.close().context(|| "cannot write down that all of its memory was here")
+        });
         let ended = leader.wait().context(|| "cannot wait for the machine's first process");
         let place = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
         let emptied = cgroup.map_or(Ok(()), |cgroup| {
@@ -146,7 +149,7 @@ impl Running {
             link.close().context(|| format!("cannot remove the link '{name}'"))
         });
         let ended = ended?;
-        [emptied, released, unlinked].into_iter().collect::<Result<()>>()?;
+        [noted, emptied, released, unlinked].into_iter().collect::<Result<()>>()?;
         Ok(ended)
     }
 }

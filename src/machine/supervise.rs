@@ -256,6 +256,11 @@ fn asks(tenure: &mut Tenure, attachment: &mut Attachment, signals: &mut Signals)
 /// Without the rest of its memory it cannot go on.
 fn hear_bringer(tether: &mut Option<&Tether>) -> Option<Ask> {
     let grip = tether.map_or(Grip::Holds, Tether::look);
+    if grip == Grip::Whole
+        && let Some(Err(error)) = tether.map(Tether::note)
+    {
+        complain(&Error::io("cannot write down that all of its memory is here", &error));
+    }
     if grip != Grip::Holds {
         *tether = None;
     }

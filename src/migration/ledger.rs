@@ -1,7 +1,13 @@
 //! What became of the machines that were sent here: one small file each, renamed from one state to the next.
 //!
-//! rename(2) decides who comes first: the receiver that has read `Go` and lets the machine run, or the source that has heard
-//! nothing, asks over another link and is promised that it never will.
+//! ```text
+//! pending ──the supervisor has `Go`──▶ going ──▶ running         or, with post-copy, going ──▶ coming ──▶ running
+//!    └──────▶ gone                       └────────────────▶ lost ◀───────────────────────────────┘
+//! ```
+//!
+//! rename(2) decides who comes first: the supervisor that was told `Go` and lets the machine run, or the source that has heard
+//! nothing, asks over another link and is promised that it never will. From `going` on the supervisor alone says what has become of it,
+//! and holds a lock: who dies before it has said so has taken the machine along, and nobody knows how far that had come.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -22,13 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The states, as the files are called.
 const PENDING: &str = "pending";
+/// It may run by now.
 const GOING: &str = "going";
-const RUNNING: &str = "running";
-const GONE: &str = "gone";
 /// It runs, and a part of its memory has still to come.
 const COMING: &str = "coming";
-/// It ran, and that part never came.
+const RUNNING: &str = "running";
+/// It may have run, and has ended before it was this host's altogether.
 const LOST: &str = "lost";
+const GONE: &str = "gone";
+/// In the order in which one becomes another, but for the first.
+const LATER: [&str; 5] = [GOING, COMING, RUNNING, LOST, GONE];
 
 /// The files.
 #[derive(Debug, Clone)]
@@ -42,16 +51,25 @@ impl Default for Ledger {
     }
 }
 
-/// A machine that is being received. Dropped, it is gone, or lost when it ran.
+/// A machine that is being received. Dropped, it never runs, if it does not yet.
 #[derive(Debug)]
 pub struct Entry {
     ledger: Ledger,
     id: MachineId,
-    state: &'static str,
     /// Forked children have a copy of this, and it is not for them to say that it is gone.
     owner: u32,
-    /// Locked by flock(2) as long as somebody receives it.
-    _file: File,
+}
+
+/// The supervisor's part of an [`Entry`]. Dropped before all of the machine is this host's, but after [`Charge::going`], it is lost.
+#[derive(Debug)]
+pub struct Charge {
+    ledger: Ledger,
+    id: MachineId,
+    state: &'static str,
+    /// Who said [`Charge::going`].
+    owner: u32,
+    /// Locked by flock(2).
+    _lock: File,
 }
 
 impl Ledger {
@@ -71,12 +89,11 @@ impl Ledger {
     pub fn begin(&self, id: MachineId) -> io::Result<Entry> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         self.forget();
-        if [GOING, COMING, RUNNING, LOST, GONE].iter().any(|state| self.path(id, state).exists()) {
+        if LATER.iter().any(|state| self.path(id, state).exists()) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let file = File::create_new(self.path(id, PENDING))?;
-        file.lock()?;
-        Ok(Entry { ledger: self.clone(), id, state: PENDING, owner: std::process::id(), _file: file })
+        File::create_new(self.path(id, PENDING))?;
+        Ok(Entry { ledger: self.clone(), id, owner: std::process::id() })
     }
 
     /// What became of the machine of this migration. One that does not run yet never will after this.
@@ -87,31 +104,23 @@ impl Ledger {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if self.path(id, RUNNING).exists() {
-                return Ok(Fate::Running);
-            }
-            if self.path(id, GONE).exists() {
-                return Ok(Fate::Gone);
-            }
-            if self.path(id, LOST).exists() {
-                return Ok(Fate::Lost);
-            }
             match fs::rename(self.path(id, PENDING), self.path(id, GONE)) {
                 Ok(()) => return Ok(Fate::Gone),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
-            // In the order in which one becomes another.
-            match [GOING, COMING, RUNNING, LOST].iter().find(|state| self.path(id, state).exists()) {
-                // Whoever brought the rest of its memory was killed, and has taken that along.
-                Some(&COMING) if self.is_deserted(id) => {
-                    match fs::rename(self.path(id, COMING), self.path(id, LOST)) {
+            match LATER.into_iter().find(|state| self.path(id, state).exists()) {
+                Some(RUNNING) => return Ok(Fate::Running),
+                Some(GONE) => return Ok(Fate::Gone),
+                Some(LOST) => return Ok(Fate::Lost),
+                Some(state) if self.is_deserted(id, state) => {
+                    match fs::rename(self.path(id, state), self.path(id, LOST)) {
+                        // Somebody else who asked was quicker.
                         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                         _ => continue,
                     }
                 }
-                Some(&(GOING | COMING)) => {}
-                Some(_) => continue,
+                Some(_) => {}
                 None => {
                     // Never heard of.
                     File::create(self.path(id, GONE))?;
@@ -125,8 +134,9 @@ impl Ledger {
         }
     }
 
-    fn is_deserted(&self, id: MachineId) -> bool {
-        File::open(self.path(id, COMING)).is_ok_and(|file| file.try_lock().is_ok())
+    /// Its supervisor was killed, and has taken it along.
+    fn is_deserted(&self, id: MachineId, state: &str) -> bool {
+        File::open(self.path(id, state)).is_ok_and(|file| file.try_lock().is_ok())
     }
 
     fn forget(&self) {
@@ -145,19 +155,50 @@ impl Ledger {
 
 fn is_state(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|state| [PENDING, GOING, COMING, RUNNING, LOST, GONE].contains(&state))
+    extension.is_some_and(|state| state == PENDING || LATER.contains(&state))
 }
 
 impl Entry {
-    /// The source has given it away.
+    /// The part of whoever lets it run.
+    ///
+    /// # Errors
+    /// `NotFound` when it was promised meanwhile that it never runs here; what flock(2) gives.
+    pub fn charge(&self) -> io::Result<Charge> {
+        let lock = File::open(self.ledger.path(self.id, PENDING))?;
+        lock.lock()?;
+        let (ledger, id) = (self.ledger.clone(), self.id);
+        Ok(Charge { ledger, id, state: PENDING, owner: 0, _lock: lock })
+    }
+
+    /// What has become of it: as [`Ledger::settle`].
+    ///
+    /// # Errors
+    /// As [`Ledger::settle`].
+    pub fn settle(&self) -> io::Result<Fate> {
+        self.ledger.settle(self.id)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if self.owner == std::process::id() {
+            let _ = fs::rename(self.ledger.path(self.id, PENDING), self.ledger.path(self.id, GONE));
+        }
+    }
+}
+
+impl Charge {
+    /// The source has given it away, and it is about to run.
     ///
     /// # Errors
     /// `NotFound` when it was promised meanwhile that it never runs here.
     pub fn going(&mut self) -> io::Result<()> {
-        self.become_one(GOING)
+        self.become_one(GOING)?;
+        self.owner = std::process::id();
+        Ok(())
     }
 
-    /// It is about to run, and a part of its memory comes later.
+    /// It runs, and a part of its memory comes later.
     ///
     /// # Errors
     /// What rename(2) gives.
@@ -165,12 +206,13 @@ impl Entry {
         self.become_one(COMING)
     }
 
-    /// It runs.
+    /// It runs, and all of it is here.
     ///
     /// # Errors
-    /// What rename(2) gives.
+    /// What rename(2) gives. Nobody is told anything then for as long as this process lives.
     pub fn running(mut self) -> io::Result<()> {
-        self.become_one(RUNNING)
+        // Nobody is to take the lock of one that does run for free.
+        self.become_one(RUNNING).inspect_err(|_| std::mem::forget(self))
     }
 
     fn become_one(&mut self, state: &'static str) -> io::Result<()> {
@@ -180,11 +222,10 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for Charge {
     fn drop(&mut self) {
-        if self.state != RUNNING && self.owner == std::process::id() {
-            let end = if self.state == COMING { LOST } else { GONE };
-            let _ = fs::rename(self.ledger.path(self.id, self.state), self.ledger.path(self.id, end));
+        if [GOING, COMING].contains(&self.state) && self.owner == std::process::id() {
+            let _ = fs::rename(self.ledger.path(self.id, self.state), self.ledger.path(self.id, LOST));
         }
     }
 }
@@ -203,49 +244,76 @@ mod tests {
         let dir = TestDir::new("ledger");
         let ledger = Ledger::at(dir.join("migrations"));
         // The source asks before `Go` was read.
-        let mut entry = ledger.begin(id(1)).unwrap();
+        let entry = ledger.begin(id(1)).unwrap();
+        let mut charge = entry.charge().unwrap();
         assert_eq!(ledger.settle(id(1)).unwrap(), Fate::Gone);
-        assert_eq!(entry.going().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(charge.going().unwrap_err().kind(), io::ErrorKind::NotFound);
+        drop(charge);
+        assert_eq!(entry.settle().unwrap(), Fate::Gone);
+        // And after it; the receiver's end is nothing to it then.
+        let entry = ledger.begin(id(2)).unwrap();
+        let mut charge = entry.charge().unwrap();
+        charge.going().unwrap();
         drop(entry);
-        // And after it.
-        let mut entry = ledger.begin(id(2)).unwrap();
-        entry.going().unwrap();
-        entry.running().unwrap();
+        charge.running().unwrap();
         assert_eq!(ledger.settle(id(2)).unwrap(), Fate::Running);
         // What broke off is gone, and what was never heard of.
-        drop(ledger.begin(id(3)).unwrap());
+        let entry = ledger.begin(id(3)).unwrap();
+        let mut charge = entry.charge().unwrap();
+        drop(entry);
+        assert!(charge.going().is_err());
         assert_eq!(ledger.settle(id(3)).unwrap(), Fate::Gone);
         assert_eq!(ledger.settle(id(4)).unwrap(), Fate::Gone);
-        // And what ran without all of its memory.
-        let mut entry = ledger.begin(id(5)).unwrap();
-        entry.going().unwrap();
-        entry.coming().unwrap();
-        drop(entry);
-        assert_eq!(ledger.settle(id(5)).unwrap(), Fate::Lost);
-        let mut entry = ledger.begin(id(6)).unwrap();
-        entry.going().unwrap();
-        entry.coming().unwrap();
-        // As one that is killed.
-        entry.owner = 0;
-        drop(entry);
-        assert_eq!(ledger.settle(id(6)).unwrap(), Fate::Lost);
-        for byte in 1..=6 {
+        for byte in 1..=4 {
             assert_eq!(ledger.begin(id(byte)).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         }
+    }
+
+    #[test]
+    fn who_may_have_run_is_lost() {
+        let dir = TestDir::new("ledger-lost");
+        let ledger = Ledger::at(dir.join("migrations"));
+        let begun = |byte, comes| {
+            let entry = ledger.begin(id(byte)).unwrap();
+            let mut charge = entry.charge().unwrap();
+            charge.going().unwrap();
+            if comes {
+                charge.coming().unwrap();
+            }
+            (entry, charge)
+        };
+        for (byte, comes) in [(1, false), (2, true)] {
+            // It gave up; and another one was killed.
+            drop(begun(byte, comes));
+            assert_eq!(ledger.settle(id(byte)).unwrap(), Fate::Lost);
+            let (entry, mut charge) = begun(byte + 2, comes);
+            charge.owner = 0;
+            drop(charge);
+            assert_eq!(entry.settle().unwrap(), Fate::Lost);
+        }
+        // A copy in a forked child says nothing.
+        let (entry, charge) = begun(5, true);
+        let lock = charge._lock.try_clone().unwrap();
+        drop(Charge { ledger: ledger.clone(), id: id(5), state: COMING, owner: 0, _lock: lock });
+        charge.running().unwrap();
+        assert_eq!(entry.settle().unwrap(), Fate::Running);
     }
 
     #[test]
     fn what_is_about_to_run_is_waited_for() {
         let dir = TestDir::new("ledger-going");
         let ledger = Ledger::at(dir.join("migrations"));
-        let mut entry = ledger.begin(id(1)).unwrap();
-        entry.going().unwrap();
+        let entry = ledger.begin(id(1)).unwrap();
+        let mut charge = entry.charge().unwrap();
+        charge.going().unwrap();
         let asked = {
             let ledger = ledger.clone();
             thread::spawn(move || ledger.settle(id(1)))
         };
         thread::sleep(Duration::from_millis(50));
-        entry.running().unwrap();
+        charge.coming().unwrap();
+        thread::sleep(Duration::from_millis(50));
+        charge.running().unwrap();
         assert_eq!(asked.join().unwrap().unwrap(), Fate::Running);
     }
 }

@@ -33,7 +33,7 @@
 //! answer [`Fate::Gone`] is a promise, to be kept against a `Go` that is still on its way.
 //!
 //! With post-copy the source keeps what the images have not, until `Whole`. A machine that ran there and whose memory cannot come any
-//! more has to end ([`Fate::Lost`]). What the source holds is the machine as it was before; to let that go on is the operator's
+//! more has to end ([`Fate::Lost`]); so has, without it, one that may have run and has ended. What the source holds is the machine as it was before; to let that go on is the operator's
 //! decision, for what was done there in the meantime has been seen.
 
 mod files;
@@ -123,7 +123,8 @@ pub enum Fate {
     Running,
     /// It does not, and never will from what was sent.
     Gone,
-    /// It did, and has ended: a part of its memory never came.
+    /// It did, or may have, and has ended before it was the target's altogether: a part of its memory never came, or its supervisor was
+    /// killed before it could say how far it was.
     Lost,
 }
 

@@ -11,7 +11,7 @@ use indicatif::BinaryBytes;
 use super::may::may;
 use super::unknown;
 use crate::checkpoint::listing::{Depth, Listing};
-use crate::checkpoint::{self, Compression, Draft, Form, TREE, TREE_COMPRESSED, Watch};
+use crate::checkpoint::{self, Compression, DIRECTORY, Draft, Form, TREE, TREE_COMPRESSED, Watch};
 use crate::cli::Checkpoint;
 use crate::criu::{Criu, Memory};
 use crate::duration;
@@ -20,9 +20,6 @@ use crate::image::archive;
 use crate::interrupt::Interrupt;
 use crate::machine::record::Store;
 use crate::machine::snapshot::{Candidate, Still};
-
-/// Where checkpoints are that were not said to be elsewhere, and the images of machines on their way.
-const DIRECTORY: &str = "/var/lib/osier/checkpoints";
 
 /// Saves a machine. It ends, or goes on where that was asked for.
 ///

@@ -10,12 +10,11 @@ use crate::cli::Boot;
 use crate::criu::Criu;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::MachineId;
-use crate::image::{Access, MACHINES, TreeLock};
+use crate::image::{Access, MACHINES, PREWARMED, TreeLock};
 use crate::interrupt::Interrupt;
+use crate::launch::Moment;
 use crate::settings::{Setting, Settings};
 
-/// Where what `osier image prewarm` made is that was not said to be elsewhere.
-pub(super) const DIRECTORY: &str = "/var/lib/osier/prewarmed";
 /// The checkpoint of it, below.
 pub(super) const SAVED: &str = "checkpoint";
 /// The tree of it, below.
@@ -32,7 +31,7 @@ pub(super) fn boot(options: &Boot, from: &Path, said: &Settings) -> Result<u8> {
 
 /// A name is one of what was prewarmed, where there is such a one.
 fn place(from: &Path) -> PathBuf {
-    let prewarmed = Path::new(DIRECTORY).join(from);
+    let prewarmed = Path::new(PREWARMED).join(from);
     let is_name = from.components().count() == 1 && !from.as_os_str().as_encoded_bytes().contains(&b'/');
     if is_name && prewarmed.exists() { prewarmed } else { from.to_owned() }
 }
@@ -61,8 +60,10 @@ fn go_on(options: &Boot, from: &Path, said: &Settings) -> Result<u8> {
         quiet: options.options.invocation.quiet,
         anew: Some(&settings),
     };
-    let go = || -> Result<()> {
-        tree.keep();
+    let go = |moment: Moment<'_>| -> Result<()> {
+        if matches!(moment, Moment::Runs(_)) {
+            tree.keep();
+        }
         Ok(())
     };
     restore::with((&criu, unpacked), manifest, &wish, Box::new(go), in_foreground).inspect(|_| tree.keep())

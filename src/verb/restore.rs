@@ -18,7 +18,7 @@ use crate::criu::images::Clocks;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::{self, FreshError, archive};
 use crate::interrupt::Interrupt;
-use crate::launch::{Identity, Onward, Revival};
+use crate::launch::{Identity, Moment, Onward, Revival};
 use crate::machine::snapshot::log_path;
 use crate::settings::{Setting, Settings};
 
@@ -52,18 +52,21 @@ fn restore(options: &Restore) -> Result<u8> {
     let made = tree((wish.name, wish.tree), manifest, &unpacked, &interrupt)?;
     drop(interrupt);
     let wish = Wish { tree: made.as_ref().map(Made::path).or(wish.tree), ..wish };
-    let settled = || -> Result<()> {
-        made.iter().for_each(Made::keep);
+    let keep = || made.iter().for_each(Made::keep);
+    let go = |moment: Moment<'_>| -> Result<()> {
+        if matches!(moment, Moment::Runs(_)) {
+            keep();
+        }
         Ok(())
     };
-    with((&criu, unpacked), manifest, &wish, Box::new(settled), |wanted, company, sources| {
+    with((&criu, unpacked), manifest, &wish, Box::new(go), |wanted, company, sources| {
         if options.background {
             return start::in_background(wanted, company, sources, |starter| {
-                start::hear(starter).and_then(|()| settled())
+                start::hear(starter).inspect(|()| keep())
             });
         }
-        // On a terminal it is a child that has settled.
-        in_foreground(wanted, company, sources).and_then(|code| settled().map(|()| code))
+        // On a terminal it is a child that has kept it.
+        in_foreground(wanted, company, sources).inspect(|_| keep())
     })
 }
 
@@ -170,7 +173,7 @@ pub(super) fn with(
     (criu, unpacked): (&Criu, Unpacked),
     manifest: &Manifest,
     wish: &Wish<'_>,
-    go: Box<dyn FnMut() -> Result<()> + '_>,
+    go: Box<dyn FnMut(Moment<'_>) -> Result<()> + '_>,
     run: impl FnOnce(Wanted, Company<'_>, &Sources<'_>) -> Result<u8>,
 ) -> Result<u8> {
     let settings = match wish.anew {

@@ -256,7 +256,7 @@ pub(super) struct Finding {
 pub(super) struct Cleaned {
     /// The version of these keys: 1.
     pub(super) version: u32,
-    /// Whose it was.
+    /// Whose it was; empty where that cannot be told.
     pub(super) machine: String,
     /// `cgroup`, `link`, `lock`, `socket`, `directory` or `record`.
     pub(super) what: String,

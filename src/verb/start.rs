@@ -177,7 +177,7 @@ pub(super) fn in_background(
             drop(supervisor);
             // What it holds open would keep the end of the supervisor from being seen.
             if let Some(revival) = &mut company.revival {
-                revival.go = Box::new(|| Ok(()));
+                revival.go = Box::new(|_| Ok(()));
                 revival.lazily = None;
             }
             wait(&starter).map(|()| 0)

@@ -79,7 +79,14 @@ fn directories(above: &Path, look: &mut impl FnMut(&Path, &str)) {
     }
 }
 
-/// Processes in its cgroup, and supervisors that were started for its tree under its name.
+/// Logs of a CRIU that has failed, which stay.
+pub(crate) fn logs(name: &str) -> Vec<PathBuf> {
+    let directory = Path::new(osier::console::log::DIRECTORY);
+    let paths = [format!("{name}.criu.log"), format!("{name}.lazy-pages.criu.log")];
+    paths.into_iter().map(|log| directory.join(log)).filter(|log| log.exists()).collect()
+}
+
+/// Processes in its cgroup, supervisors that were started for its tree under its name, and who brings its memory.
 fn processes(name: &str, tree: &Path) -> Vec<String> {
     let own = std::process::id().to_string();
     let entries = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
@@ -97,7 +104,9 @@ fn processes(name: &str, tree: &Path) -> Vec<String> {
             let in_cgroup = cgroup.contains(&format!("machine-{name}.scope"));
             let supervises =
                 line.contains(&*tree.to_string_lossy()) && line.contains("osier") && line.contains(name);
-            (in_cgroup || supervises)
+            // `criu lazy-pages`, by its log.
+            let brings = line.contains(&format!("/{name}.lazy-pages."));
+            (in_cgroup || supervises || brings)
                 .then(|| format!("process {} {}", path.display(), line.replace('\0', " ")))
         })
         .collect()

@@ -1,8 +1,7 @@
 //! `osier image prewarm`: an image booted once and saved, for machines that start by going on from there.
 
-use std::cell::Cell;
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,13 +10,13 @@ use super::carried::Source;
 use super::clone;
 use crate::cli::{Checkpoint, Content, ImagePrewarm, Invocation, Terminate, Tool};
 use crate::error::{Context, Error, Kind, Result};
+use crate::image::{PREWARMED, Scratch};
 use crate::interrupt::Interrupt;
 use crate::machine::record::{Stage, Store};
 use crate::settings::{Setting, Settings};
 use crate::verb::boot::find_init;
 use crate::verb::lifetime::{Company, Sources};
-use crate::verb::prewarmed::{DIRECTORY, ROOT, SAVED};
-use crate::verb::restore::Made;
+use crate::verb::prewarmed::{ROOT, SAVED};
 use crate::verb::target::deadline;
 use crate::verb::{checkpoint, start, stop};
 
@@ -41,13 +40,11 @@ fn prewarm(options: &ImagePrewarm) -> Result<u8> {
     let name = source.name.clone();
     let to = target(options, &name)?;
     let interrupt = Interrupt::watch().context(|| "cannot watch for signals")?;
-    let growing = beside(&to);
-    let made = DirBuilder::new().mode(0o700).create(&growing);
-    made.context(|| format!("cannot make '{}'", growing.display()))?;
-    let growing = Made::at(growing);
-    let root = growing.path().join(ROOT);
-    let tree = clone::copy_tree((&source.path, None), &root, &interrupt, options.tool.quiet)?;
-    drop((interrupt, source));
+    let scratch = beside(&to)?;
+    let growing = scratch.tree();
+    let tree = clone::copy_tree((&source.path, None), &growing.join(ROOT), &interrupt, options.tool.quiet)?;
+    drop(source);
+    interrupt.check().map_err(|_| Error::new(Kind::Failed, "it was interrupted"))?;
     let settings = Settings {
         machine: Some(Setting::flag("NAME", &name)),
         console: Some(Setting::flag("--console", "passive")),
@@ -57,22 +54,18 @@ fn prewarm(options: &ImagePrewarm) -> Result<u8> {
     let invocation = Invocation { dry_run: false, quiet: options.tool.quiet, settings: None };
     let sources = Sources::find(tree.as_os_str(), &settings, &invocation)?;
     let wanted = sources.decide(|image, tree| find_init(image, tree).map(Some))?;
-    let (caller, heard) = (std::process::id(), Cell::new(false));
+    let caller = std::process::id();
     let code = start::in_background(wanted, Company::default(), &sources, |starter| {
-        heard.set(true);
         start::hear(starter)?;
-        let saved = save(options, (&name, &growing.path().join(SAVED)), deadline);
+        let saved = save(options, (&name, &growing.join(SAVED)), (deadline, &interrupt));
         if saved.is_err() {
             // It may have ended by itself.
             let _ =
                 stop::terminate(&Terminate { names: vec![name.clone()], timeout: None }, &Store::default());
         }
         saved?;
-        fs::rename(growing.path(), &to).context(|| format!("cannot make '{}'", to.display()))
+        fs::rename(&growing, &to).context(|| format!("cannot make '{}'", to.display()))
     });
-    if std::process::id() != caller || (heard.get() && code.is_ok()) {
-        growing.keep();
-    }
     if std::process::id() == caller && code.is_ok() && !options.tool.quiet {
         crate::verb::print(&format!("'{name}' is booted and saved in {}\n", to.display()))?;
     }
@@ -80,9 +73,12 @@ fn prewarm(options: &ImagePrewarm) -> Result<u8> {
 }
 
 /// Waits until it is ready, and saves it.
-fn save(options: &ImagePrewarm, (name, to): (&str, &Path), deadline: Option<Instant>) -> Result<()> {
+fn save(
+    options: &ImagePrewarm,
+    (name, to): (&str, &Path),
+    (deadline, interrupt): (Option<Instant>, &Interrupt),
+) -> Result<()> {
     let store = Store::default();
-    let interrupt = Interrupt::watch().context(|| "cannot watch for signals")?;
     loop {
         match store.read(name).map(|record| record.state) {
             Some(Stage::Running) => break,
@@ -115,9 +111,9 @@ fn target(options: &ImagePrewarm, name: &str) -> Result<PathBuf> {
     let target = match &options.to {
         Some(target) => std::path::absolute(target).context(|| "cannot find the current directory")?,
         None => {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY);
-            made.context(|| format!("cannot make {DIRECTORY}"))?;
-            Path::new(DIRECTORY).join(name)
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(PREWARMED);
+            made.context(|| format!("cannot make {PREWARMED}"))?;
+            Path::new(PREWARMED).join(name)
         }
     };
     if target.extension().is_some_and(|extension| extension == "osier") {
@@ -131,8 +127,12 @@ fn target(options: &ImagePrewarm, name: &str) -> Result<PathBuf> {
     }
 }
 
-/// Where it grows: a rename away.
-fn beside(target: &Path) -> PathBuf {
-    let name = target.file_name().unwrap_or_default();
-    target.with_file_name(format!(".{}.prewarm", name.display()))
+/// Where it grows: a rename away. What was left there by others that were killed goes.
+fn beside(target: &Path) -> Result<Scratch> {
+    let what = || format!("cannot make a directory beside '{}'", target.display());
+    Scratch::remove_stale(target).context(what)?;
+    let scratch = Scratch::make(target).context(what)?;
+    // A machine's memory has its secrets in it.
+    fs::set_permissions(scratch.tree(), Permissions::from_mode(0o700)).context(what)?;
+    Ok(scratch)
 }

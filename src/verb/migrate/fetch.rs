@@ -2,7 +2,7 @@
 //!
 //! Between `Go` and the last page the machine is on neither side alone. When the rest cannot come, it ends *before* the
 //! [`LazyPages`] do, without whom the kernel would give it zeros; and a receiver that is killed lets go of its [`Bringer`], at which
-//! the supervisor does the same.
+//! the supervisor does the same. What has become of it is what that one has written down.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::stock::Stock;
-use super::target::{Word, lost};
+use super::target::{PULSE, Word, hear_restored, lost};
 use crate::criu::images::{Pages, page};
 use crate::criu::{Asked, Criu, LazyPages};
 use crate::error::{Context, Error, Kind, Result};
@@ -24,7 +24,7 @@ use crate::machine::record::Store;
 use crate::machine::snapshot;
 use crate::machine::tether::{Bringer, Tether};
 use crate::migration::ledger::Entry;
-use crate::migration::protocol::{Fetched, Fetching, Restoring};
+use crate::migration::protocol::{Fate, Fetched, Fetching, Restoring};
 use crate::verb::start;
 use crate::wire::Wire;
 
@@ -81,50 +81,42 @@ impl Porter {
         self,
         restoring: Restoring<'_>,
         (own, starter): (&Wire, &Wire),
-        entry: Entry,
+        entry: &Entry,
         host: Host<'_>,
     ) -> Result<()> {
         let Self { pages, stock, bringer } = self;
         let link = restoring.fetching();
-        let mut fetch =
-            Fetch { link, pages, stock, wanted: 0, again: None, stage: Stage::Serving, machine: None };
-        let mut entry = entry;
-        let begun = fetch.begin((own, starter), &mut entry, host);
-        let begun = begun.and_then(|()| {
-            host.interrupt.heed_no_more();
-            own.send(&Word::Go, &[]).context(|| "cannot talk to its supervisor")
-        });
-        if let Err(error) = begun {
+        let stage = Stage::Serving;
+        let mut fetch = Fetch { link, pages, stock, wanted: 0, again: None, stage, machine: None };
+        if let Err(error) = fetch.begin((own, starter), host) {
             // It has not run, and with the end of `own` it never will.
-            drop(entry);
             fetch.link.fail(&error);
             return Err(error);
         }
-        match fetch.serve(Some(starter.as_fd())) {
+        host.interrupt.heed_no_more();
+        let mut told = Told::Nothing;
+        let fetched = fetch.bring((own, starter), &mut told);
+        let ended = match fetched {
             Ok(()) => {
-                if let Err(error) = start::hear(starter) {
-                    drop(entry);
-                    fetch.link.fail(&error);
-                    return Err(error);
-                }
+                bringer.whole();
+                Error::new(Kind::Failed, "its supervisor died")
             }
             Err(error) => {
-                let _ = entry.coming();
-                // It may have: that it is said to have been lost is not to be taken for that it has never run.
-                let _ = fetch.link.running();
-                return Err(fetch.lose((entry, bringer), host, error));
+                // Its supervisor, and CRIU, are not to wait for it either.
+                drop(bringer);
+                fetch.lose(host, error)
             }
-        }
-        let fetched = entry
-            .coming()
-            .context(|| "cannot write down that it runs")
-            .and_then(|()| fetch.link.running().map_err(|error| lost(error.into())))
-            .and_then(|()| fetch.serve(None));
-        match fetched {
-            Ok(()) => fetch.complete(entry, bringer, host),
-            Err(error) => Err(fetch.lose((entry, bringer), host, error)),
-        }
+        };
+        fetch.conclude(told, entry, ended)
     }
+}
+
+/// What the source knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// That it runs here.
+    Runs,
 }
 
 /// The machine that has come.
@@ -166,21 +158,28 @@ struct Fetch<'a> {
 
 impl Fetch<'_> {
     /// Until the source has given it away. Nothing has run when this fails.
-    fn begin(&mut self, (own, starter): (&Wire, &Wire), entry: &mut Entry, host: Host<'_>) -> Result<()> {
+    fn begin(&mut self, (own, starter): (&Wire, &Wire), host: Host<'_>) -> Result<()> {
         self.serve(Some(own.as_fd()))?;
-        if !matches!(own.receive::<Word>(), Ok(Some((Word::Restored, _)))) {
-            // Its reason is what it tells who has started it.
-            let error = start::hear(starter).err();
-            return Err(error.unwrap_or_else(|| Error::new(Kind::Failed, "its supervisor died")));
-        }
+        hear_restored(own, starter)?;
         self.machine = Some(Arrived::find(host)?);
         self.link.restored().map_err(|error| lost(error.into()))?;
         loop {
             self.ask_on(None, PollTimeout::ZERO)?;
             if !self.take_one()? {
-                return entry.going().context(|| "the source was told that it never runs here");
+                return Ok(());
             }
         }
+    }
+
+    /// Lets it run, and brings the rest of its memory.
+    fn bring(&mut self, (own, starter): (&Wire, &Wire), told: &mut Told) -> Result<()> {
+        own.send(&Word::Go, &[]).context(|| "cannot talk to its supervisor")?;
+        self.serve(Some(starter.as_fd()))?;
+        start::hear(starter)?;
+        *told = Told::Runs;
+        self.link.running().map_err(|error| lost(error.into()))?;
+        self.serve(None)?;
+        self.pages.finish().map_err(|failed| failed.into_error("CRIU cannot fetch its memory"))
     }
 
     /// Fetches until there is something to read on `until`, or without one until no more is wanted.
@@ -216,7 +215,13 @@ impl Fetch<'_> {
             if fds.is_empty() {
                 break;
             }
-            match poll(&mut fds, patience) {
+            // Nothing may be wanted for long, and whoever would be asked be gone meanwhile.
+            let waits = patience.is_none();
+            match poll(&mut fds, if waits { PULSE.into() } else { patience }) {
+                Ok(0) if waits => {
+                    self.link.alive().map_err(|error| lost(error.into()))?;
+                    continue;
+                }
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(nix::errno::Errno::EINTR) => continue,
@@ -274,33 +279,34 @@ impl Fetch<'_> {
         }
     }
 
-    /// No more is wanted: it has everything, or CRIU has given up.
-    fn complete(mut self, entry: Entry, bringer: Bringer, host: Host<'_>) -> Result<()> {
-        match self.pages.finish() {
-            Ok(()) => {
-                bringer.whole();
-                entry.running().context(|| "cannot write down that it runs")?;
-                self.link.whole().map_err(|error| lost(error.into()))
-            }
-            Err(failed) => {
-                let error = failed.into_error("CRIU cannot fetch its memory");
-                Err(self.lose((entry, bringer), host, error))
-            }
-        }
-    }
-
-    /// The rest will not come. The machine ends, and then whoever holds its memory; gives the error.
-    fn lose(self, (entry, bringer): (Entry, Bringer), host: Host<'_>, error: Error) -> Error {
-        // Its supervisor, and CRIU, are not to wait for it either.
-        drop(bringer);
+    /// The rest will not come. The machine ends, before whoever holds its memory does; gives the error.
+    fn lose(&self, host: Host<'_>, error: Error) -> Error {
         if let Some(Err(worse)) = self.machine.as_ref().map(|machine| end(&machine.leader, host.name)) {
             crate::error::say(format_args!("osier: {worse}\n"));
         }
-        drop(self.pages);
-        drop(entry);
-        let error = error.within(format!("'{}' has ended: the rest of its memory is lost", host.name));
-        self.link.fail(&error);
-        error
+        error.within(format!("'{}' has ended: the rest of its memory is lost", host.name))
+    }
+
+    /// Says what has become of it. `ended` is why it does not run, if it does not.
+    fn conclude(self, told: Told, entry: &Entry, ended: Error) -> Result<()> {
+        let Self { mut link, pages, .. } = self;
+        drop(pages);
+        match entry.settle() {
+            Ok(Fate::Running) => link.whole().map_err(|error| lost(error.into())),
+            Ok(Fate::Gone) => {
+                link.fail(&ended);
+                Err(ended)
+            }
+            Ok(Fate::Lost) => {
+                // That it is lost is not to be taken for that it has never run.
+                if told == Told::Runs || link.running().is_ok() {
+                    link.fail(&ended);
+                }
+                Err(ended)
+            }
+            // Its supervisor is still at it. A link that ends without a word has the source ask.
+            Err(error) => Err(ended.because(&error)),
+        }
     }
 }
 

@@ -178,9 +178,13 @@ impl Migration<'_> {
         Aside::take(&self.draft.images(), &beside).context(|| "cannot set its memory aside")
     }
 
-    /// It ran there and has ended. What stands still here is what it was before.
+    /// It ran there, or may have, and has ended. What stands still here is what it was before.
     fn lost(&self, cause: impl std::fmt::Display) -> Error {
-        Error::new(Kind::Failed, "it ran there and has ended: not all of its memory came").because(cause).hint(
+        let what = match self.options.postcopy {
+            true => "it ran there and has ended: not all of its memory came",
+            false => "it may have run there, and has ended",
+        };
+        Error::new(Kind::Failed, what).because(cause).hint(
             format!(
                 "it stands still here as it was before: {}`osier thaw {1}` to go on from there, without what it did \
                  since, or `osier terminate {1}` to end it",

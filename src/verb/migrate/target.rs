@@ -1,11 +1,13 @@
 //! The target of a migration: it takes what it lacks, restores the machine in a supervisor of its own, and lets it run when the
 //! source has given it away.
 
-use std::fs::{self, DirBuilder};
-use std::io::Read;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::carrier::Carrier;
@@ -16,15 +18,20 @@ use crate::cli::Migrate;
 use crate::criu::Criu;
 use crate::error::{Context, Error, Kind, Result};
 use crate::ids::MachineId;
-use crate::image::{self, Access, MACHINES, Tree, TreeLock, archive};
+use crate::image::{self, Access, MACHINES, Scratch, Tree, TreeLock, archive};
 use crate::interrupt::Interrupt;
+use crate::launch::Moment;
 use crate::machine::record::Store;
-use crate::migration::ledger::{Entry, Ledger};
-use crate::migration::protocol::{Asked, Broken, Call, Hello, Listening, Next, Receiving, Restoring};
+use crate::machine::tether::Tether;
+use crate::migration::ledger::{Charge, Entry, Ledger};
+use crate::migration::protocol::{Asked, Broken, Call, Fate, Hello, Listening, Next, Receiving, Restoring};
 use crate::verb::checkpoint::{Progress, directory};
 use crate::verb::restore::{Wish, suits};
 use crate::verb::{restore, start};
 use crate::wire::Wire;
+
+/// How often the source is told that somebody is at work, milliseconds: far below what it waits for a word.
+pub(super) const PULSE: u16 = 1000;
 
 /// Between the supervisor, which restores, and this process, which has the link.
 #[derive(Debug, Serialize, Deserialize)]
@@ -107,6 +114,7 @@ struct Place {
     path: PathBuf,
     /// Where it grows: beside `path` until it is whole, or `path` itself.
     grows: PathBuf,
+    scratch: Option<Scratch>,
     lock: Option<TreeLock>,
 }
 
@@ -117,15 +125,12 @@ impl Place {
             None => image::find(name).map_or_else(|_| Path::new(MACHINES).join(name), |image| image.path),
         };
         if !found.exists() {
-            let hidden = format!(".#{}.osier-migration-{}", file_name(&found), hello.id);
-            let grows = found.with_file_name(hidden);
             let parent = found.parent().unwrap_or(Path::new("/"));
             fs::create_dir_all(parent).context(|| format!("cannot make '{}'", parent.display()))?;
-            DirBuilder::new()
-                .mode(0o700)
-                .create(&grows)
-                .context(|| format!("cannot make '{}'", grows.display()))?;
-            return Ok(Self { path: found, grows, lock: None });
+            let beside = || format!("cannot make a directory beside '{}'", found.display());
+            Scratch::remove_stale(&found).context(beside)?;
+            let scratch = Scratch::make(&found).context(beside)?;
+            return Ok(Self { grows: scratch.tree(), path: found, scratch: Some(scratch), lock: None });
         }
         let path = found.canonicalize().context(|| format!("cannot find '{}'", found.display()))?;
         let what = || format!("cannot use '{}'", path.display());
@@ -138,37 +143,21 @@ impl Place {
         }
         let lock = TreeLock::take(&path, Access::Exclusive).context(what)?;
         let lock = lock.ok_or_else(|| Error::new(Kind::InUse, what()).because("a machine runs from it"))?;
-        Ok(Self { grows: path.clone(), path, lock: Some(lock) })
-    }
-
-    fn is_new(&self) -> bool {
-        self.grows != self.path
+        Ok(Self { grows: path.clone(), path, scratch: None, lock: Some(lock) })
     }
 
     /// It is whole: it gets its name, and is free for the supervisor.
-    fn settle(mut self) -> Result<PathBuf> {
+    fn settle(self) -> Result<PathBuf> {
         let what = || format!("cannot make '{}'", self.path.display());
-        if self.is_new() {
+        if let Some(scratch) = self.scratch {
             fs::rename(&self.grows, &self.path).context(what)?;
-            self.grows = self.path.clone();
+            scratch.close().context(what)?;
         }
-        if let Some(lock) = self.lock.take() {
+        if let Some(lock) = self.lock {
             lock.close().context(|| "cannot unlock the tree")?;
         }
-        Ok(self.path.clone())
+        Ok(self.path)
     }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.is_new() {
-            let _ = fs::remove_dir_all(&self.grows);
-        }
-    }
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 impl Ready {
@@ -266,16 +255,18 @@ impl Ready {
             let unpacked = self.draft.received(&manifest)?;
             let tree = self.tree.settle()?;
             let porter = self.postcopy.then(|| Porter::start(&self.criu, &unpacked.images(), &self.name));
-            Ok((unpacked, tree, porter.transpose()?))
+            let porter = porter.transpose()?;
+            let (own, theirs) = Wire::pair().context(|| "cannot make a socket")?;
+            let charge = self.entry.charge().context(|| "cannot begin to let it run")?;
+            Ok((unpacked, tree, porter, own, Holder { receiver: theirs, charge: Some(charge) }))
         });
-        let (unpacked, tree, porter) = match begun {
+        let (unpacked, tree, porter, own, mut holder) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 restoring.fail(&error);
                 return Err(error);
             }
         };
-        let (own, theirs) = Wire::pair().context(|| "cannot make a socket")?;
         let wish = Wish {
             name: Some(&self.name),
             tree: Some(&tree),
@@ -291,7 +282,7 @@ impl Ready {
             (&self.criu, unpacked),
             &manifest,
             &wish,
-            Box::new(move || hold(&theirs)),
+            Box::new(move |moment| holder.at(moment)),
             |wanted, mut company, sources| {
                 let taken = link.take();
                 let (porter, lazily) = porter.unzip();
@@ -301,9 +292,9 @@ impl Ready {
                 // All of it moved: in the supervisor this end is closed, so that it sees the end of the other.
                 start::in_background(wanted, company, sources, move |starter| match (taken, porter) {
                     (Some((restoring, own, entry)), Some(porter)) => {
-                        porter.let_go(restoring, (&own, starter), entry, host)
+                        porter.let_go(restoring, (&own, starter), &entry, host)
                     }
-                    (Some((restoring, own, entry)), None) => let_go(restoring, &own, starter, entry),
+                    (Some((restoring, own, entry)), None) => let_go(restoring, (&own, starter), &entry),
                     (None, _) => Ok(()),
                 })
             },
@@ -315,40 +306,96 @@ impl Ready {
     }
 }
 
-/// In the supervisor: waits for the word.
-fn hold(wire: &Wire) -> Result<()> {
-    wire.send(&Word::Restored, &[]).context(|| "cannot talk to the receiver")?;
-    match wire.receive::<Word>().context(|| "cannot hear the receiver")? {
-        Some((Word::Go, _)) => Ok(()),
-        _ => Err(Error::new(Kind::Failed, "the source has kept it")),
+/// In the supervisor: lets the machine run when the receiver says so, and has it written down what becomes of it from then on.
+struct Holder {
+    receiver: Wire,
+    charge: Option<Charge>,
+}
+
+impl Holder {
+    fn at(&mut self, moment: Moment<'_>) -> Result<()> {
+        match moment {
+            Moment::Coming => match self.is_alone() {
+                true => Err(Error::new(Kind::Failed, "the source has kept it")),
+                false => Ok(()),
+            },
+            Moment::Restored => self.hold(),
+            Moment::Runs(tether) => self.note(tether).context(|| "cannot write down that it runs"),
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        let mut fds = [PollFd::new(self.receiver.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|hung_up| hung_up > 0)
+    }
+
+    /// Waits for the word.
+    fn hold(&mut self) -> Result<()> {
+        self.receiver.send(&Word::Restored, &[]).context(|| "cannot talk to the receiver")?;
+        match (self.receiver.receive::<Word>().context(|| "cannot hear the receiver")?, &mut self.charge) {
+            (Some((Word::Go, _)), Some(charge)) => {
+                charge.going().context(|| "the source was told that it never runs here")
+            }
+            _ => Err(Error::new(Kind::Failed, "the source has kept it")),
+        }
+    }
+
+    fn note(&mut self, tether: Option<&Tether>) -> io::Result<()> {
+        let Some(mut charge) = self.charge.take() else { return Ok(()) };
+        match tether {
+            None => charge.running(),
+            Some(tether) => {
+                let noted = charge.coming();
+                tether.charge(charge);
+                noted
+            }
+        }
     }
 }
 
 /// Here: passes the words on between the supervisor and the source.
-fn let_go(restoring: Restoring<'_>, own: &Wire, starter: &Wire, mut entry: Entry) -> Result<()> {
-    if !matches!(own.receive::<Word>(), Ok(Some((Word::Restored, _)))) {
-        // Its reason is what it tells who has started it.
-        let error = start::hear(starter).err();
-        let error = error.unwrap_or_else(|| Error::new(Kind::Failed, "its supervisor died"));
+fn let_go(mut restoring: Restoring<'_>, (own, starter): (&Wire, &Wire), entry: &Entry) -> Result<()> {
+    while !is_ready(own).context(|| "cannot hear its supervisor")? {
+        // A source that is gone is noticed, and one that is there waits on.
+        restoring.alive().map_err(|error| lost(error.into()))?;
+    }
+    if let Err(error) = hear_restored(own, starter) {
         restoring.fail(&error);
         return Err(error);
     }
     let going = restoring.restored().map_err(|error| lost(error.into()))?;
-    let let_go = entry
-        .going()
-        .context(|| "the source was told that it never runs here")
-        .and_then(|()| own.send(&Word::Go, &[]).context(|| "cannot talk to its supervisor"))
-        .and_then(|()| start::hear(starter));
-    match let_go {
-        Ok(()) => {
-            // It runs, whatever becomes of this process and of the link: the source asks, and finds it written down.
-            entry.running().context(|| "cannot write down that it runs")?;
-            going.running().map_err(|error| lost(error.into()))
-        }
-        Err(error) => {
-            drop(entry);
+    // From here on it may run, whatever is not heard of it.
+    let told = own.send(&Word::Go, &[]).context(|| "cannot talk to its supervisor");
+    let Err(error) = told.and_then(|()| start::hear(starter)) else {
+        // It runs, whatever becomes of this process and of the link: the source asks, and finds it written down.
+        return going.running().map_err(|error| lost(error.into()));
+    };
+    match entry.settle() {
+        Ok(Fate::Running) => going.running().map_err(|error| lost(error.into())),
+        Ok(Fate::Gone) => {
             going.fail(&error);
             Err(error)
         }
+        // A link that ends without a word has the source ask.
+        Ok(Fate::Lost) | Err(_) => Err(error.within("it may have run, and has ended")),
     }
+}
+
+/// Waits for a word of the supervisor, no longer than until the source is to be told that somebody is at work.
+fn is_ready(own: &Wire) -> io::Result<bool> {
+    match poll(&mut [PollFd::new(own.as_fd(), PollFlags::POLLIN)], PULSE) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Hears that all is there and nothing has run.
+pub(super) fn hear_restored(own: &Wire, starter: &Wire) -> Result<()> {
+    if matches!(own.receive::<Word>(), Ok(Some((Word::Restored, _)))) {
+        return Ok(());
+    }
+    // Its reason is what it tells who has started it.
+    let error = start::hear(starter).err();
+    Err(error.unwrap_or_else(|| Error::new(Kind::Failed, "its supervisor died")))
 }
