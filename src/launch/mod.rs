@@ -76,7 +76,12 @@ pub fn launch(
     tenure.record(record)?;
     // Not earlier: its exit takes longer than the leader's next steps.
     drop(outer);
-    ready.go(&mut watch)?;
+    if let Err(error) = ready.go(&mut watch) {
+        // It is recorded, so that somebody may have killed it: that is its end, and no fault of the launch.
+        if !running.leader.was_killed() {
+            return Err(error);
+        }
+    }
     Ok(running)
 }
 

@@ -16,6 +16,9 @@ use crate::exit::Ended;
 use crate::net::VethGuard;
 use crate::signal::Signal;
 
+/// How long the end of a process takes at most, from its first sign on.
+const DEATH: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+
 /// The leader of a machine: a child of this process.
 #[derive(Debug)]
 pub struct Leader {
@@ -43,8 +46,17 @@ impl Leader {
 
     /// Whether it has ended, waited for or not.
     pub fn has_ended(&self) -> bool {
+        self.ends_within(Timespec::default())
+    }
+
+    fn ends_within(&self, time: Timespec) -> bool {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))).is_ok_and(|ready| ready > 0)
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&time))).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Whether it has ended, or is about to, because somebody killed it: what it had open is closed a while before its end is seen.
+    pub fn was_killed(&mut self) -> bool {
+        self.ends_within(DEATH) && self.wait().is_ok_and(|ended| ended == Ended::Killed(libc::SIGKILL))
     }
 
     /// Sends it a signal.
