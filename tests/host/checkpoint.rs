@@ -330,6 +330,22 @@ fn assert_stopped(service: &str) {
     }
 }
 
+/// Saves what the service has booted, which ends for good, and goes on from there beside it.
+fn saved_from(image: &Image, service: &str, saved: &str) -> (Machine, Witness) {
+    let name = image.name.as_str();
+    assert_eq!(inside(name, "systemctl is-system-running --wait").trim(), "running");
+    let witness = Witness::start(name);
+    save(image, saved, &[]);
+    assert_stopped(service);
+    assert_nothing(name);
+
+    let machine = image.restored(saved);
+    assert_known(image, &machine);
+    witness.assert_there(name);
+    assert_eq!(unit(service, "ActiveState"), "inactive");
+    (machine, witness)
+}
+
 /// So does one of somebody's own, in which the machine has a scope beside it.
 pub(crate) fn of_a_unit_of_its_own() {
     let image = Image::new("own");
@@ -345,16 +361,7 @@ pub(crate) fn of_a_unit_of_its_own() {
     said("systemctl", &["daemon-reload"]);
     said("systemctl", &["start", &service]);
     assert_eq!(shown(name, "Unit"), scope_of(name));
-    assert_eq!(inside(name, "systemctl is-system-running --wait").trim(), "running");
-    let witness = Witness::start(name);
-    save(&image, "saved", &[]);
-    assert_stopped(&service);
-    assert_nothing(name);
-
-    let machine = image.restored("saved");
-    assert_known(&image, &machine);
-    witness.assert_there(name);
-    assert_eq!(unit(&service, "ActiveState"), "inactive");
+    let (machine, _) = saved_from(&image, &service, "saved");
     machine.stop();
     drop(file);
     said("systemctl", &["daemon-reload"]);
@@ -372,16 +379,7 @@ pub(crate) fn of_the_unit() {
     said("systemctl", &["daemon-reload"]);
     said("systemctl", &["start", &service]);
     assert_eq!(unit(&service, "Restart"), "always");
-    assert_eq!(inside(name, "systemctl is-system-running --wait").trim(), "running");
-    let witness = Witness::start(name);
-    save(&image, "first", &[]);
-    assert_stopped(&service);
-    assert_nothing(name);
-
-    let machine = image.restored("first");
-    assert_known(&image, &machine);
-    witness.assert_there(name);
-    assert_eq!(unit(&service, "ActiveState"), "inactive");
+    let (machine, witness) = saved_from(&image, &service, "first");
     save(&image, "second", &[]);
     assert_eq!(machine.end().code, Some(0));
 
