@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal as KernelSignal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -148,14 +149,7 @@ impl Running {
             let path = cgroup.path().display().to_string();
             cgroup.close().context(|| format!("cannot remove the cgroup '{path}'"))
         });
-        let released = match (unit, tenure.registrar()) {
-            (Some(unit), Some((registrar, _))) => registrar.release().map_err(|error| {
-                Error::new(Kind::Failed, format!("cannot end the unit '{unit}'")).because(error)
-            }),
-            _ => Ok(()),
-        };
-        // PID 1 gives up on a unit's directory where others below it go away at the same time, which are many after a kill.
-        let _ = place.map(std::fs::remove_dir);
+        let released = release(unit, place, tenure);
         let unlinked = link.map_or(Ok(()), |link| {
             let name = link.name().to_owned();
             link.close().context(|| format!("cannot remove the link '{name}'"))
@@ -164,4 +158,16 @@ impl Running {
         [noted, emptied, released, unlinked].into_iter().collect::<Result<()>>()?;
         Ok(ended)
     }
+}
+
+/// Ends the unit and what machined knows of it; where the registrar is lost PID 1 sees that the machine's directory is empty.
+fn release(unit: Option<String>, place: Option<PathBuf>, tenure: &mut Tenure) -> Result<()> {
+    let (Some(unit), Some((registrar, _))) = (unit, tenure.registrar()) else { return Ok(()) };
+    registrar
+        .release()
+        .map_err(|error| Error::new(Kind::Failed, format!("cannot end the unit '{unit}'")).because(error))?;
+    // PID 1 gives up on a unit's directory where others below it go away at the same time, which are many after a kill. It is
+    // not to go before the unit: with it goes what PID 1 was to be told.
+    let _ = place.map(std::fs::remove_dir);
+    Ok(())
 }
