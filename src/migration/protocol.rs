@@ -33,8 +33,8 @@
 //! answer [`Fate::Gone`] is a promise, to be kept against a `Go` that is still on its way.
 //!
 //! With post-copy the source keeps what the images have not, until `Whole`. A machine that ran there and whose memory cannot come any
-//! more has to end ([`Fate::Lost`]); so has, without it, one that may have run and has ended. What the source holds is the machine as it was before; to let that go on is the operator's
-//! decision, for what was done there in the meantime has been seen.
+//! more has to end ([`Fate::Lost`]); so has, without it, one that may have run and has ended. What the source holds is the machine as it
+//! was before; to let that go on is the operator's decision, for what was done there in the meantime has been seen.
 
 mod files;
 mod source;

@@ -98,8 +98,8 @@ pub fn delay_timers(images: &Path, by: impl Fn(&Path) -> io::Result<Delay>) -> i
 pub fn file_time(directory: &Path) -> io::Result<SystemTime> {
     let path = directory.join(NOW);
     let written = File::create(&path).and_then(|file| file.metadata()?.modified());
-    fs::remove_file(&path)?;
-    written
+    let removed = fs::remove_file(&path);
+    written.and_then(|time| removed.map(|()| time))
 }
 
 /// Says whether there are any.
