@@ -10,6 +10,7 @@ mod call;
 mod limits;
 mod symbol;
 
+use std::cell::Cell;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
@@ -103,6 +104,8 @@ struct Tracer {
     criu: Pid,
     points: Vec<Point>,
     scene: Scene,
+    /// Whether that has been cleared.
+    is_cleared: Cell<bool>,
 }
 
 impl Tracer {
@@ -128,7 +131,7 @@ impl Tracer {
             }
         }
         ptrace::cont(criu, None)?;
-        Ok(Self { criu, points, scene: watch.scene })
+        Ok(Self { criu, points, scene: watch.scene, is_cleared: Cell::new(false) })
     }
 
     /// Until CRIU has ended. Its end itself is left for who started it to wait for, but where it is killed between the look and the
@@ -140,59 +143,78 @@ impl Tracer {
             | WaitPidFlag::__WALL
             | WaitPidFlag::__WNOTHREAD;
         loop {
-            let pid = match waitid(Id::All, look) {
-                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) if pid == self.criu => {
-                    return None;
-                }
-                Ok(status) => status.pid(),
+            let seen = match waitid(Id::All, look) {
+                Ok(status) => status,
                 Err(Errno::EINTR) => continue,
                 Err(_) => return None,
             };
-            let Some(pid) = pid else { continue };
-            let Ok(status) = waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) else { continue };
-            match status {
-                WaitStatus::Exited(pid, code) if pid == self.criu => {
-                    return Some(ExitStatus::from_raw(code << 8));
-                }
-                WaitStatus::Signaled(pid, signal, _) if pid == self.criu => {
-                    return Some(ExitStatus::from_raw(signal as i32));
+            if self.how_it_ended(seen).is_some() {
+                return None;
+            }
+            let Some(pid) = seen.pid() else { continue };
+            let mut heard = waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)).ok();
+            while let Some(status) = heard {
+                if let Some(ended) = self.how_it_ended(status) {
+                    return Some(ended);
                 }
                 // One that has been killed meanwhile is heard of again.
-                status => drop(self.go_on(status)),
+                heard = self.go_on(status).ok().flatten();
             }
         }
     }
 
-    fn go_on(&self, status: WaitStatus) -> io::Result<()> {
+    /// CRIU's end, if that is what `status` tells of.
+    fn how_it_ended(&self, status: WaitStatus) -> Option<ExitStatus> {
+        match status {
+            WaitStatus::Exited(pid, code) if pid == self.criu => Some(ExitStatus::from_raw(code << 8)),
+            WaitStatus::Signaled(pid, signal, _) if pid == self.criu => {
+                // It does not stop on its way out when it is killed while it executes a single instruction.
+                self.clear();
+                Some(ExitStatus::from_raw(signal as i32))
+            }
+            _ => None,
+        }
+    }
+
+    /// Puts back what a CRIU that is killed cannot. Nobody is there to be told when that fails; the tasks must not be held for it.
+    fn clear(&self) {
+        if !self.is_cleared.replace(true) {
+            let _ = self.scene.clear();
+        }
+    }
+
+    /// Has whoever `status` tells of go on. Gives what has been heard meanwhile in its place.
+    fn go_on(&self, status: WaitStatus) -> io::Result<Option<WaitStatus>> {
         match status {
             WaitStatus::PtraceEvent(pid, _, event) if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 => {
-                Ok(ptrace::detach(pid, None)?)
+                ptrace::detach(pid, None)?;
             }
             WaitStatus::PtraceEvent(pid, _, event)
                 if pid == self.criu && event == ptrace::Event::PTRACE_EVENT_EXIT as i32 =>
             {
                 // Its status as wait(2) gives it: below 128 is the signal that has killed it.
                 if ptrace::getevent(pid)? & 0x7f != 0 {
-                    // Nobody is there to be told; the tasks must not be held for it.
-                    let _ = self.scene.clear();
+                    self.clear();
                 }
-                Ok(ptrace::cont(pid, None)?)
+                ptrace::cont(pid, None)?;
             }
-            WaitStatus::PtraceEvent(pid, ..) => Ok(ptrace::cont(pid, None)?),
+            WaitStatus::PtraceEvent(pid, ..) => ptrace::cont(pid, None)?,
             WaitStatus::Stopped(pid, Signal::SIGTRAP) => {
                 let call = Call::of(pid)?;
                 let address = call.address();
-                match self.points.iter().find(|point| point.address == address) {
-                    Some(point) => {
-                        point.pass(call)?;
-                        Ok(ptrace::cont(pid, None)?)
-                    }
-                    None => Ok(ptrace::cont(pid, Some(Signal::SIGTRAP))?),
+                let Some(point) = self.points.iter().find(|point| point.address == address) else {
+                    ptrace::cont(pid, Some(Signal::SIGTRAP))?;
+                    return Ok(None);
+                };
+                if let Some(heard) = point.pass(call)? {
+                    return Ok(Some(heard));
                 }
+                ptrace::cont(pid, None)?;
             }
-            WaitStatus::Stopped(pid, signal) => Ok(ptrace::cont(pid, Some(signal))?),
-            _ => Ok(()),
+            WaitStatus::Stopped(pid, signal) => ptrace::cont(pid, Some(signal))?,
+            _ => {}
         }
+        Ok(None)
     }
 }
 
@@ -205,13 +227,13 @@ fn plant(criu: Pid, function: Function, address: u64) -> io::Result<Point> {
 }
 
 impl Point {
-    /// Answers the call, or lets the function do it.
-    fn pass(&self, call: Call) -> io::Result<()> {
+    /// Answers the call, or lets the function do it. Gives what has been heard of the caller instead of that it can go on.
+    fn pass(&self, call: Call) -> io::Result<Option<WaitStatus>> {
         if self.answer(&call)? {
-            return call.leave(0);
+            return call.leave(0).map(|()| None);
         }
         if self.landing {
-            return call.jump(self.address + LANDING.len() as u64);
+            return call.jump(self.address + LANDING.len() as u64).map(|()| None);
         }
         self.step_over(call)
     }
@@ -246,19 +268,21 @@ impl Point {
         }
     }
 
-    /// Executes the instruction that the trap stands in place of.
-    fn step_over(&self, call: Call) -> io::Result<()> {
+    /// Executes the instruction that the trap stands in place of. Gives what has been heard of the caller when it was killed meanwhile.
+    fn step_over(&self, call: Call) -> io::Result<Option<WaitStatus>> {
         let pid = call.pid();
         let memory = memory(pid)?;
         memory.write_all_at(&self.original, self.address)?;
         call.jump(self.address)?;
         ptrace::step(pid, None)?;
-        while let WaitStatus::Stopped(_, signal) = waitpid(pid, Some(WaitPidFlag::__WALL))?
-            && signal != Signal::SIGTRAP
-        {
-            ptrace::step(pid, Some(signal))?;
+        loop {
+            match waitpid(pid, Some(WaitPidFlag::__WALL))? {
+                WaitStatus::Stopped(_, Signal::SIGTRAP) => break,
+                WaitStatus::Stopped(_, signal) => ptrace::step(pid, Some(signal))?,
+                heard => return Ok(Some(heard)),
+            }
         }
-        memory.write_all_at(TRAP, self.address)
+        memory.write_all_at(TRAP, self.address).map(|()| None)
     }
 }
 
