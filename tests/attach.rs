@@ -152,7 +152,7 @@ fn one_types_and_the_others_watch() {
     second.terminal.await_text("stillhere");
     third.terminal.await_text("stillhere");
     assert!(!first.terminal.screen().contains("by-a-watcher"), "{}", first.terminal.screen());
-    assert!(first.terminal.screen().contains("24 80"), "{}", first.terminal.screen());
+    first.terminal.await_text("24 80");
     // The one that has waited takes over, with its window; the one that only watches does not.
     first.leave();
     second.terminal.await_text("this terminal has the keyboard now");
@@ -273,7 +273,7 @@ fn a_killed_supervisor_leaves_a_terminal_that_is_usable() {
     let leader = machine.leader();
     machine.signal(Signal::SIGKILL);
     attached.assert_end(125);
-    assert!(attached.terminal.screen().contains("lost the console of"), "{}", attached.terminal.screen());
+    attached.terminal.await_text("lost the console of");
     await_death(leader);
     assert_eq!(machine.end_leaving().0, 137);
     // What it left is in nobody's way.

@@ -362,7 +362,7 @@ fn no_terminal_is_left_in_the_machine() {
         "cannot open a shell in '{}': cannot make a terminal in the machine: no space left on device",
         tree.name()
     );
-    assert!(terminal.screen().contains(&wanted), "{}", terminal.screen());
+    terminal.await_text(&wanted);
     terminal.assert_as_found();
     assert_eq!(said(&[tree.name(), "id", "-u"]), "0", "without a terminal it goes on");
     machine.signal(Signal::SIGTERM);
@@ -380,7 +380,7 @@ fn login_is_the_trees_own() {
     terminal.await_text("# ");
     terminal.press("tty; echo in''side\r");
     terminal.await_text("inside");
-    assert!(terminal.screen().contains("/dev/pts/1"), "{}", terminal.screen());
+    terminal.await_text("/dev/pts/1");
     terminal.press("exit\r");
     assert_eq!(code(wait(&mut child, &|| terminal.screen())), 0);
     terminal.assert_as_found();
