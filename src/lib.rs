@@ -46,6 +46,7 @@ pub mod exit;
 pub mod ids;
 pub mod interrupt;
 pub mod lease;
+pub mod lockfile;
 pub mod name;
 pub mod signal;
 pub mod size;

@@ -2,29 +2,21 @@
 //!
 //! The two lock files are systemd-nspawn's, so that osier and systemd-nspawn refuse each other's trees: one beside the
 //! tree (`.#NAME.lck`, which also works where the tree is on a network file system) and one under /run by device and
-//! inode number (which also works for a tree that is a mount point or has several paths). Both programs take open file
-//! description locks (`F_OFD_SETLK`, man 2 fcntl_locking) on the whole file; seen in systemd 252 and 257.
+//! inode number (which also works for a tree that is a mount point or has several paths).
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{Pid, getpid};
+
+pub use crate::lockfile::Access;
+use crate::lockfile::LockFile;
 
 /// Where systemd-nspawn keeps the locks by inode, from the outermost directory that it makes itself, with their modes.
 const LOCKS: [(&str, u32); 3] =
     [("/run/systemd", 0o755), ("/run/systemd/nspawn", 0o755), ("/run/systemd/nspawn/locks", 0o700)];
-
-/// How much of a tree one needs for oneself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Nobody else may use it: it is going to be written to.
-    Exclusive,
-    /// Others may read it as well.
-    Shared,
-}
 
 /// A tree held against other machines; given back by [`TreeLock::close`] or when dropped.
 ///
@@ -35,13 +27,6 @@ pub struct TreeLock {
     files: Vec<LockFile>,
     made: Vec<PathBuf>,
     owner: Pid,
-}
-
-#[derive(Debug)]
-struct LockFile {
-    path: PathBuf,
-    file: File,
-    access: Access,
 }
 
 impl TreeLock {
@@ -147,64 +132,8 @@ impl Drop for TreeLock {
     }
 }
 
-impl LockFile {
-    fn take(path: &Path, access: Access) -> io::Result<Option<Self>> {
-        loop {
-            let flags = libc::O_NOFOLLOW | libc::O_NOCTTY;
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(flags);
-            let file = options.open(path)?;
-            if !set_lock(&file, access)? {
-                return Ok(None);
-            }
-            let taken = Self { path: path.to_owned(), file, access };
-            match taken.file.metadata() {
-                Ok(found) if found.nlink() > 0 => return Ok(Some(taken)),
-                // Its last holder removed it between the open and the lock: this one excludes nobody.
-                Ok(_) => {}
-                Err(error) => {
-                    let _ = taken.release();
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    /// Only who has the file alone may remove it, and while it does: another would otherwise hold a lock on a file that
-    /// has no name any more, and a third one its successor.
-    fn release(self) -> io::Result<()> {
-        if self.access == Access::Exclusive || set_lock(&self.file, Access::Exclusive)? {
-            match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
 fn inode_lock(stat: &fs::Metadata) -> String {
     format!("inode-{}:{}", stat.dev(), stat.ino())
-}
-
-/// Locks the whole file, or says `false` when somebody else's lock forbids it.
-fn set_lock(file: &File, access: Access) -> io::Result<bool> {
-    let kind = match access {
-        Access::Exclusive => libc::F_WRLCK,
-        Access::Shared => libc::F_RDLCK,
-    };
-    let range = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
-        Ok(_) => Ok(true),
-        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 #[cfg(test)]
