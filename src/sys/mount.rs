@@ -15,6 +15,18 @@ pub struct MountAttributes {
     pub propagation: u64,
 }
 
+/// `mount_setattr(2)` with `MOUNT_ATTR_IDMAP` on `mount`, which is attached nowhere yet: who is 0, 1, … on it is seen there as who
+/// those are in the user namespace `users` (man 2 mount_setattr, "ID-mapped mounts").
+///
+/// # Errors
+/// `EINVAL` for a file system that cannot, or that is mapped already; `EPERM` without CAP_SYS_ADMIN over it.
+pub fn map_mount(mount: BorrowedFd<'_>, depth: MountDepth, users: BorrowedFd<'_>) -> io::Result<()> {
+    let users = u64::try_from(users.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd: users };
+    set_attributes(mount, c"", depth, &attributes)
+}
+
 /// `mount_setattr(2)` on `path` beneath `dir`, or on `dir` itself when `path` is empty; `recursive` is `AT_RECURSIVE`.
 ///
 /// # Errors
@@ -31,6 +43,15 @@ pub fn mount_setattr(
         propagation: attributes.propagation,
         userns_fd: 0,
     };
+    set_attributes(dir, path, depth, &attributes)
+}
+
+fn set_attributes(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    depth: MountDepth,
+    attributes: &libc::mount_attr,
+) -> io::Result<()> {
     let mut flags = libc::AT_SYMLINK_NOFOLLOW;
     if path.is_empty() {
         flags |= libc::AT_EMPTY_PATH;
@@ -45,7 +66,7 @@ pub fn mount_setattr(
             dir.as_raw_fd(),
             path.as_ptr(),
             flags,
-            std::ptr::from_ref(&attributes),
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     };

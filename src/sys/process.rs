@@ -30,7 +30,7 @@ pub fn fork() -> io::Result<Forked> {
 /// `CLONE_INTO_CGROUP` of clone3(2); libc's constant is too narrow for it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Which side of a [`clone_sibling`] one is on.
+/// Which side of a [`clone_sibling`] or [`clone_child`] one is on.
 #[derive(Debug)]
 pub enum Cloned {
     /// The caller: the new process's pid as seen here, and its pidfd.
@@ -51,11 +51,25 @@ pub enum Cloned {
 /// # Errors
 /// `EBUSY` when this process has a second thread; what clone3(2) gives otherwise.
 pub fn clone_sibling(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    // It signals its end as the caller does.
+    clone(namespaces | libc::CLONE_PARENT as u64, 0, cgroup)
+}
+
+/// As [`clone_sibling`], but a child of the caller, as after [`fork`].
+///
+/// # Errors
+/// As [`clone_sibling`].
+pub fn clone_child(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    clone(namespaces, libc::SIGCHLD as u64, cgroup)
+}
+
+fn clone(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     refuse_threads()?;
     let mut pidfd: libc::c_int = -1;
     // SAFETY: clone_args is a plain struct of integers, for which all zeros is a valid value (man 2 clone3).
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = namespaces | libc::CLONE_PIDFD as u64 | libc::CLONE_PARENT as u64;
+    args.flags = flags | libc::CLONE_PIDFD as u64;
+    args.exit_signal = exit_signal;
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
