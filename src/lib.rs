@@ -55,6 +55,7 @@ pub mod size;
 #[cfg(test)]
 pub mod testdir;
 pub mod wire;
+pub mod xattr;
 
 // Floor 0: the kernel; all unsafe code.
 pub mod sys;
