@@ -61,6 +61,17 @@ impl User {
         Ok(setresuid(uid, uid, uid)?)
     }
 
+    /// Makes the calling process root of a user namespace that it has entered: what it was outside is no ID in there.
+    ///
+    /// # Errors
+    /// As [`User::assume`].
+    pub fn become_root() -> io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+        setgroups(&[])?;
+        setresgid(gid, gid, gid)?;
+        Ok(setresuid(uid, uid, uid)?)
+    }
+
     /// Looks `wanted` (a name, or a number) up in the texts of passwd(5) and group(5). A number that has no entry is a
     /// user all the same, with `/` as home and the group of the same number.
     ///

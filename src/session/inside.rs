@@ -11,12 +11,12 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, set_no_new_privs};
 
 use super::entry::Privileges;
-use super::leaf::Leaf;
 use super::{Command, Directory, Entry, FromInside, Standard};
 use crate::console::{Streams, pty};
 use crate::error::failure::{Failure, step};
 use crate::exec;
 use crate::sys::{Cloned, clone_sibling, close_at_exec_from, close_range, exit_now};
+use crate::user::User;
 use crate::wire::Wire;
 
 /// The group of terminals, in every distribution; the machine's devpts is mounted with it (plan/files.rs).
@@ -30,28 +30,17 @@ enum Terminal<'a> {
 }
 
 /// The entrant's life.
-pub(super) fn enter(
-    entry: &Entry,
-    command: &Command,
-    standard: Standard<'_>,
-    leaf: Option<&Leaf>,
-    wire: Wire,
-) -> ! {
+pub(super) fn enter(entry: &Entry, command: &Command, standard: Standard<'_>, wire: Wire) -> ! {
     let (terminal, master) = match prepare(entry, command, standard) {
         Ok(prepared) => prepared,
         Err(failure) => fail(&wire, failure),
     };
-    if let Err(failure) = close_others(entry, &terminal, master.as_ref(), leaf, &wire) {
+    if let Err(failure) = close_others(entry, &terminal, master.as_ref(), &wire) {
         fail(&wire, failure);
     }
-    match clone_sibling(0, leaf.map(AsFd::as_fd)) {
+    match clone_sibling(0, None) {
         Err(error) => fail(&wire, Failure::set_up("start a process in the machine", &error)),
         Ok(Cloned::New) => {
-            // Who is root inside sees this process from now on, and may take from it what it holds (man 2 pidfd_getfd).
-            if let Some(leaf) = leaf {
-                let fd = leaf.as_fd().as_raw_fd();
-                let _ = close_range(fd, fd);
-            }
             let Err(failure) = become_it(entry, command, &terminal);
             fail(&wire, failure)
         }
@@ -78,11 +67,14 @@ fn prepare<'a>(
     standard: Standard<'a>,
 ) -> Result<(Terminal<'a>, Option<OwnedFd>), Failure> {
     step("arrange to end with osier", set_parent_process_death_signal(Some(Signal::KILL)))?;
-    // Not the cgroup's yet: on a hierarchy mounted with nsdelegate the clone below could not be born in a cgroup that is
-    // seen from a namespace in which this process's own is not (kernel/cgroup/cgroup.c, cgroup_procs_write_permission).
-    let namespaces = entry.namespaces() - ThreadNameSpaceType::CONTROL_GROUP;
+    let namespaces = entry.namespaces();
     if !namespaces.is_empty() {
         step("enter the machine's namespaces", move_into_thread_name_spaces(entry.pidfd(), namespaces))?;
+    }
+    if namespaces.contains(ThreadNameSpaceType::USER) {
+        step("become the machine's root", User::become_root())?;
+        // With its IDs a process loses its death signal (man 2 PR_SET_PDEATHSIG).
+        step("arrange to end with osier", set_parent_process_death_signal(Some(Signal::KILL)))?;
     }
     step("enter the machine's root", enter_root(entry))?;
     match standard {
@@ -100,12 +92,10 @@ fn close_others(
     entry: &Entry,
     terminal: &Terminal<'_>,
     master: Option<&OwnedFd>,
-    leaf: Option<&Leaf>,
     wire: &Wire,
 ) -> Result<(), Failure> {
     let mut kept = vec![entry.pidfd().as_raw_fd(), wire.as_fd().as_raw_fd()];
     kept.extend(master.map(AsRawFd::as_raw_fd));
-    kept.extend(leaf.map(|leaf| leaf.as_fd().as_raw_fd()));
     match terminal {
         Terminal::Slave(slave) => kept.push(slave.as_raw_fd()),
         Terminal::Streams(streams) => {
@@ -142,10 +132,6 @@ fn become_it(entry: &Entry, command: &Command, terminal: &Terminal<'_>) -> Resul
     // First: osier's handlers would swallow the signal by which this is to end with it.
     step("reset signals", exec::reset_signals())?;
     step("end with osier", set_parent_process_death_signal(Some(Signal::HUP)))?;
-    if entry.namespaces().contains(ThreadNameSpaceType::CONTROL_GROUP) {
-        let cgroup = ThreadNameSpaceType::CONTROL_GROUP;
-        step("enter the machine's cgroup namespace", move_into_thread_name_spaces(entry.pidfd(), cgroup))?;
-    }
     step("take the standard streams", take_streams(terminal))?;
     step("close what was inherited", close_at_exec_from(3))?;
     umask(Mode::from_bits_truncate(0o022));

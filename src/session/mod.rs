@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! osier            decides everything from outside: user, environment, program ([`Command`])
-//!   └ entrant      a fork: enters the namespaces but cgroup and pid (setns(2) wants one thread), makes the pty, clones, ends
-//!   └ the process  osier's own child by CLONE_PARENT, born in the machine's pid namespace and in a cgroup below `payload`
+//!   └ entrant      born in a cgroup below `payload`: enters the namespaces (setns(2) wants one thread), makes the pty, clones, ends
+//!   └ the process  osier's own child by CLONE_PARENT, born in the machine's pid namespace
 //! ```
 //!
 //! The process ends with the machine: it is in its pid namespace. When osier dies before, it gets SIGHUP.
@@ -36,7 +36,7 @@ use crate::console::Streams;
 use crate::error::failure::Failure;
 use crate::error::{Context, Error, Kind, Result};
 use crate::exit::Ended;
-use crate::sys::{Forked, fork, pidfd_send_realtime};
+use crate::sys::{Cloned, clone_child, pidfd_send_realtime};
 use crate::user::User;
 use crate::wire::Wire;
 use leaf::Leaf;
@@ -111,12 +111,14 @@ impl Session {
     pub fn start(entry: &Entry, command: &Command, standard: Standard<'_>) -> Result<Self> {
         let leaf = entry.payload().map(Leaf::make).transpose().context(|| "cannot make a cgroup for it")?;
         let (wire, inside) = Wire::pair().context(|| "cannot make a socket")?;
-        let entrant = match fork().context(|| "cannot fork")? {
-            Forked::Child => {
+        // Born where the process is to be: who is root in the machine alone cannot clone into what is the host's.
+        let entrant = clone_child(0, leaf.as_ref().map(AsFd::as_fd));
+        let entrant = match entrant.context(|| "cannot fork")? {
+            Cloned::New => {
                 drop(wire);
-                inside::enter(entry, command, standard, leaf.as_ref(), inside)
+                inside::enter(entry, command, standard, inside)
             }
-            Forked::Parent(pid) => Entrant(pid),
+            Cloned::Caller { pid, .. } => Entrant(pid),
         };
         drop(inside);
         let Heard { born, failure } = hear_out(&wire);
