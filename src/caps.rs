@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 
 use ::caps::{CapSet, Capability};
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use crate::name;
 use crate::sys;
@@ -201,6 +202,19 @@ impl Set {
         ::caps::set(None, CapSet::Effective, &kept).map_err(errno)?;
         ::caps::set(None, CapSet::Permitted, &kept).map_err(errno)
     }
+}
+
+/// From now on files that this process makes are those of `id`, a user and a group of the host's, and on a mount that is mapped to it
+/// they can be made at all: the host's root has no ID there. What this process may do stays.
+///
+/// # Errors
+/// What capset(2) gives.
+pub fn make_files_as(id: u32) -> io::Result<()> {
+    setfsgid(Gid::from_raw(id));
+    setfsuid(Uid::from_raw(id));
+    // With an ID other than 0 the capabilities that concern files are gone (man 7 capabilities, "Effect of user ID changes").
+    let permitted = ::caps::read(None, CapSet::Permitted).map_err(errno)?;
+    ::caps::set(None, CapSet::Effective, &permitted).map_err(errno)
 }
 
 impl fmt::Debug for Set {

@@ -29,6 +29,8 @@ pub struct HostFacts {
     pub first: First,
     /// Whether the kernel has time namespaces.
     pub time_namespaces: bool,
+    /// Whether the kernel has user namespaces.
+    pub user_namespaces: bool,
     /// Memory, bytes.
     pub memory: u64,
     /// /etc/machine-id.
@@ -71,6 +73,7 @@ impl HostFacts {
             // man 3 sd_booted
             first: if Path::new("/run/systemd/system").is_dir() { First::Systemd } else { First::Other },
             time_namespaces: namespace::is_supported(Kind::Time),
+            user_namespaces: namespace::is_supported(Kind::User),
             memory: system.totalram * u64::from(system.mem_unit),
             machine_id: MachineId::host().unwrap_or(None),
             now: Now::read()?,

@@ -53,6 +53,15 @@ impl LockFile {
         }
     }
 
+    /// Whether nobody has the file, which is there.
+    ///
+    /// # Errors
+    /// What open(2) and fcntl(2) give.
+    pub fn is_free(path: &Path) -> io::Result<bool> {
+        // For the moment that this takes nobody else has it.
+        set_lock(&File::options().read(true).write(true).open(path)?, Access::Exclusive)
+    }
+
     /// Gives it back and removes it. Only who has the file alone may remove it, and while it does: another would otherwise
     /// hold a lock on a file that has no name any more, and a third one its successor.
     ///

@@ -73,7 +73,7 @@ impl Kind {
 pub struct Namespaces(Vec<Kind>);
 
 impl Namespaces {
-    /// Every kind but user for which `wanted` says yes.
+    /// Every kind for which `wanted` says yes.
     pub fn of(wanted: impl Fn(Kind) -> bool) -> Self {
         Self(Kind::ALL.into_iter().filter(|kind| wanted(*kind)).collect())
     }
@@ -83,12 +83,12 @@ impl Namespaces {
         self.0.contains(&kind)
     }
 
-    /// The clone3(2) flags for the leader: all but mount and time, which the outer enters before, and cgroup, which the
+    /// The clone3(2) flags for the leader: all but mount, time and user, which the outer enters before, and cgroup, which the
     /// leader enters once it is where its root is to be.
     pub fn leader_flags(&self) -> u64 {
         self.0
             .iter()
-            .filter(|kind| !matches!(kind, Kind::Mount | Kind::Time | Kind::Cgroup))
+            .filter(|kind| !matches!(kind, Kind::Mount | Kind::Time | Kind::User | Kind::Cgroup))
             .fold(UnshareFlags::empty(), |flags, kind| flags | kind.flag())
             .bits()
             .into()
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_leader_is_not_cloned_into_what_is_entered_elsewhere() {
-        let flags = Namespaces::of(|kind| kind != Kind::User).leader_flags();
+        let flags = Namespaces::of(|_| true).leader_flags();
         let expected =
             UnshareFlags::NEWPID | UnshareFlags::NEWUTS | UnshareFlags::NEWIPC | UnshareFlags::NEWNET;
         assert_eq!(flags, u64::from(expected.bits()));

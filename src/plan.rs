@@ -14,6 +14,7 @@ use crate::clock::Offsets;
 use crate::console::Mode;
 use crate::error::{Error, Kind, Result};
 use crate::host::{First, HostFacts};
+use crate::idrange::IdRange;
 use crate::ids::MachineId;
 use crate::mount::op::Op;
 use crate::name::MachineName;
@@ -21,7 +22,8 @@ use crate::namespace::{self, Namespaces};
 use crate::net::Veth;
 use crate::seccomp::Filter;
 use crate::spec::{
-    Checkpoints, ClockNeed, Clocks, Keep, MachineSpec, Network, Program, Ready, Register, Root, Unit, Ways,
+    Checkpoints, ClockNeed, Clocks, Keep, MachineSpec, Network, Ownership, Program, Ready, Register, Root,
+    Unit, Users, Ways,
 };
 
 /// Everything that a launch does.
@@ -47,6 +49,8 @@ pub struct LaunchPlan {
     pub root: Root,
     /// Steps before the leader is there; inside the root.
     pub outer: Vec<Op>,
+    /// Steps after all of these, which close it.
+    pub inside: Vec<Op>,
     /// Steps that need the leader's pid, network, IPC and cgroup namespaces.
     pub leader: Vec<Op>,
     /// Its network.
@@ -95,11 +99,33 @@ impl KeptClocks {
     }
 }
 
-/// How user and group IDs map. Private ranges come with the isolation work; the handshake has their place already.
+/// How user and group IDs map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdMap {
     /// No user namespace: the host's.
     Host,
+    /// To these of the host, in a user namespace.
+    Private {
+        /// Which.
+        range: IdRange,
+        /// Whose files the tree has.
+        tree: Ownership,
+    },
+}
+
+impl IdMap {
+    /// The range of a machine with IDs of its own.
+    pub fn range(self) -> Option<IdRange> {
+        match self {
+            Self::Host => None,
+            Self::Private { range, .. } => Some(range),
+        }
+    }
+
+    /// The host's ID of the machine's root.
+    pub fn root(self) -> u32 {
+        self.range().map_or(0, IdRange::first)
+    }
 }
 
 /// A machine's network.
@@ -180,11 +206,12 @@ impl LaunchPlan {
             id: spec.id,
             verb: spec.verb(),
             hostname: spec.hostname.clone(),
-            id_map: IdMap::Host,
+            id_map: resolve_ids(spec, host)?,
             kept_clocks: KeptClocks::of(spec, host, clocks),
             clocks,
             root: spec.root.clone(),
             outer: files::outer(spec, host),
+            inside: files::inside(spec),
             leader: files::leader(spec),
             network: match spec.network {
                 Network::Host => NetworkPlan::Host,
@@ -223,11 +250,28 @@ fn resolve_namespaces(spec: &MachineSpec, host: &HostFacts) -> Result<Namespaces
             .because("this kernel has no time namespaces (CONFIG_TIME_NS): its clocks would jump"));
     }
     Ok(Namespaces::of(|kind| match kind {
-        namespace::Kind::User => false,
+        namespace::Kind::User => spec.users != Users::Host,
         namespace::Kind::Net => spec.network != Network::Host,
         namespace::Kind::Time => host.time_namespaces,
         _ => true,
     }))
+}
+
+fn resolve_ids(spec: &MachineSpec, host: &HostFacts) -> Result<IdMap> {
+    let range = match spec.users {
+        Users::Host => return Ok(IdMap::Host),
+        Users::Fixed(range, _) | Users::Picked(Some(range), _) => range,
+        Users::Picked(None, _) => {
+            return Err(Error::new(Kind::InUse, "cannot give the machine users of its own")
+                .because("no range of user IDs is free")
+                .hint("--private-users=UID takes one that you know to be free"));
+        }
+    };
+    if !host.user_namespaces {
+        return Err(Error::new(Kind::Unsupported, "cannot give the machine users of its own")
+            .because("this kernel has no user namespaces (CONFIG_USER_NS)"));
+    }
+    Ok(IdMap::Private { range, tree: spec.root.owners })
 }
 
 fn resolve_clocks(spec: &MachineSpec, host: &HostFacts, namespaces: &Namespaces) -> Result<Offsets> {

@@ -5,6 +5,7 @@ mod checkpoint;
 mod clocks;
 mod mounts;
 mod unit;
+mod users;
 mod ways;
 
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ use crate::settings::{Origin, Setting, Settings};
 pub use checkpoint::Checkpoints;
 pub use clocks::{ClockNeed, Clocks, Keep};
 pub use mounts::{ExtraMount, parse_inside};
+pub use users::{Ownership, Users};
 pub use ways::Ways;
 
 /// A machine as it is to be.
@@ -37,6 +39,8 @@ pub struct MachineSpec {
     pub hostname: String,
     /// What it runs from.
     pub root: Root,
+    /// Whose user and group IDs it has.
+    pub users: Users,
     /// What its first process is.
     pub payload: Payload,
     /// What its clocks start at.
@@ -72,6 +76,10 @@ pub struct MachineSpec {
 pub struct Root {
     /// The tree, absolute and canonical.
     pub tree: PathBuf,
+    /// Whose it is, a user ID of the host's.
+    pub owner: u32,
+    /// How its files become those of a machine with users of its own; as they are until that is decided.
+    pub owners: Ownership,
     /// Whether the machine's root can be written to.
     pub access: Access,
     /// Where what it writes goes.
@@ -199,6 +207,8 @@ pub struct Facts {
     pub os: Option<String>,
     /// Its init; of interest to `boot` only.
     pub init: Option<FoundInit>,
+    /// Whose the tree is, a user ID of the host's.
+    pub owner: u32,
     /// What its /etc/machine-id says.
     pub machine_id: Option<MachineId>,
     /// A random machine ID, for a tree that has none.
@@ -216,6 +226,7 @@ impl MachineSpec {
         let boot = facts.init.is_some();
         let name = resolve_name(settings, facts)?;
         let network = resolve_network(&settings.network, boot)?;
+        let users = users::resolve(settings, facts)?;
         let tells = facts.init.as_ref().is_some_and(|found| found.init.tells_ready());
         let ready = match &settings.notify_ready {
             Some(setting) if is_yes(setting) == Some(true) => Ready::WhenPayloadSays,
@@ -227,15 +238,18 @@ impl MachineSpec {
             hostname: settings.hostname.as_ref().map_or_else(|| Ok(name.to_string()), parse_hostname)?,
             root: Root {
                 tree: facts.tree.clone(),
+                owner: facts.owner,
+                owners: Ownership::AsItIs,
                 access: if is_on(settings.read_only.as_ref()) { Access::ReadOnly } else { Access::ReadWrite },
                 layer: if is_on(settings.ephemeral.as_ref()) { Layer::Scratch } else { Layer::Tree },
                 os: facts.os.clone(),
             },
+            users,
             payload: resolve_payload(settings, facts)?,
             clocks: clocks::resolve(settings, facts)?,
             network,
             console: resolve_console(settings.console.as_ref(), facts.terminals, boot)?,
-            mounts: mounts::resolve(settings)?,
+            mounts: mounts::resolve(settings, users)?,
             capabilities: resolve_capabilities(settings, network)?,
             checkpoints: Checkpoints::resolve(settings),
             api_vfs: match settings.api_vfs.as_ref().map(|setting| setting.text.as_str()) {

@@ -10,10 +10,11 @@ use osier::clock::{Now, Offsets};
 use osier::console::Terminals;
 use osier::error::{Error, Kind};
 use osier::host::{First, HostFacts};
+use osier::idrange::IdRange;
 use osier::image::{FoundInit, Init};
 use osier::plan::LaunchPlan;
 use osier::settings::{LimitSetting, Setting, Settings};
-use osier::spec::{Facts, MachineSpec};
+use osier::spec::{Facts, MachineSpec, Ownership, Users};
 
 const HOUR: i64 = 3_600_000_000_000;
 
@@ -28,6 +29,7 @@ fn host() -> HostFacts {
         mems: "0".to_owned(),
         first: First::Systemd,
         time_namespaces: true,
+        user_namespaces: true,
         memory: 8 << 30,
         machine_id: Some("0123456789abcdef0123456789abcdef".parse().unwrap()),
         now: Now { monotonic: 10 * HOUR, boottime: 12 * HOUR, own: Offsets::default() },
@@ -60,6 +62,7 @@ fn tree(init: Option<&str>) -> Facts {
         os: Some("Debian GNU/Linux 13 (trixie)".to_owned()),
         init: init.map(|path| FoundInit { path: path.into(), init: Init::Systemd }),
         machine_id: Some("fedcba9876543210fedcba9876543210".parse().unwrap()),
+        owner: 0,
         random_id: "11111111111141118111111111111111".parse().unwrap(),
         terminals: Terminals { stdin: false, stdout: false },
     }
@@ -119,6 +122,43 @@ fn each_init_is_asked_in_its_own_way() {
     assert_eq!(asked(Init::Other, &default), "SIGRTMIN+3, SIGRTMIN+4, SIGRTMIN+5");
     let said = Settings { kill_signal: flag("--kill-signal", "SIGPWR"), ..Settings::default() };
     assert_eq!(asked(Init::SysV, &said), "SIGPWR, telinit 0, telinit 6");
+}
+
+#[test]
+fn users_of_its_own() {
+    let users = |text: &str| flag("--private-users", text);
+    let settings = Settings {
+        private_users: users("700000:1000"),
+        read_only: flag("--read-only", "yes"),
+        bind: flags("--bind", &["/etc:/host/etc:idmap", "/usr:/host/usr:rootidmap,norbind"]),
+        arguments: vec!["/bin/true".into()],
+        ..Settings::default()
+    };
+    assert_golden("run-users", &resolve(&settings, &tree(None), &host()));
+    let picked = Settings { private_users: users("pick"), ..settings.clone() };
+    let mut spec = MachineSpec::resolve(&picked, &tree(None)).unwrap();
+    let error = LaunchPlan::resolve(&spec, &host()).unwrap_err();
+    assert!(error.to_string().contains("no range of user IDs is free"), "{error}");
+    let Users::Picked(range, Ownership::Auto) = &mut spec.users else { panic!("{:?}", spec.users) };
+    *range = Some(IdRange::new(524_288, 65_536).unwrap());
+    spec.root.owners = Ownership::Mapped;
+    let map = LaunchPlan::resolve(&spec, &host()).unwrap().id_map;
+    assert_eq!(map.to_string(), "0 is the host's 524288, 65536 IDs; the tree's files are mapped alike");
+    let without = HostFacts { user_namespaces: false, ..host() };
+    let error = LaunchPlan::resolve(&spec, &without).unwrap_err();
+    assert!(error.to_string().contains("this kernel has no user namespaces"), "{error}");
+    let facts = Facts { owner: 655_360, ..tree(None) };
+    let of_tree = Settings { private_users: users("yes"), ..settings.clone() };
+    assert_eq!(resolve(&of_tree, &facts, &host()).unwrap().id_map.root(), 655_360);
+    let saved = Settings {
+        checkpointable: flag("--checkpointable", "yes"),
+        bind: Vec::new(),
+        network: flags("--network", &["none"]),
+        console: flag("--console", "read-only"),
+        ..settings
+    };
+    let error = resolve(&saved, &tree(None), &host()).unwrap_err();
+    assert!(error.to_string().contains("a machine with users of its own cannot be saved"), "{error}");
 }
 
 #[test]

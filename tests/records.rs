@@ -77,6 +77,7 @@ fn record(name: &str, leader: u32) -> Record {
         unit: Some(format!("machine-{name}.scope")),
         registered: false,
         cgroup: None,
+        users: None,
         namespaces: BTreeMap::from([("pid".to_owned(), namespace)]),
         clocks: Clocks { monotonic_offset_ns: -3_600_000_000_000, boottime_offset_ns: 5 },
         checkpointable: None,

@@ -105,7 +105,7 @@ fn a_file_that_is_wrong_is_refused_with_its_line() {
             ":2: IOReadBandwidthMax: '/dev/osier-none': no such",
         ),
         ("[Files]\nBind=relative\n", ":2: Bind: the source is not an absolute path"),
-        ("[Exec]\nPrivateUsers=pick\n", ":2: PrivateUsers: osier cannot do this yet"),
+        ("[Exec]\nNoNewPrivileges=yes\n", ":2: NoNewPrivileges: osier cannot do this yet"),
         ("[Exec]\nEnvironment=PATH\n", ":2: Environment: not an assignment, NAME=VALUE"),
         ("[Exec]\nKillSignal=SIGFOO\n", ":2: KillSignal: "),
         ("[Files]\nReadOnly=perhaps\n", ":2: ReadOnly: 'perhaps' is neither yes nor no"),

@@ -216,6 +216,17 @@ pub struct Security {
     /// Drop these capabilities, separated by commas; `all`: every one (repeatable)
     #[arg(long, value_name = "CAP,...")]
     pub drop_capability: Vec<String>,
+    /// Users of its own: the host's (no), the tree owner's range (yes), a free range (pick), the host's in a namespace of its own
+    /// (identity), or this range [default: no]
+    #[arg(long, value_name = "USERS", num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    pub private_users: Option<String>,
+    /// Users of its own, a free range: --private-users=pick
+    #[arg(short = 'U', conflicts_with = "private_users")]
+    pub pick_users: bool,
+    /// Whose the tree's files are then: as they are (off), or ID 0 the machine's 0 and so on, by mapped mounts (map), in the tree for
+    /// good (chown), or by what its file system can (auto) [default: auto with pick, else off]
+    #[arg(long, value_name = "WHOSE", value_parser = ["off", "map", "chown", "auto"])]
+    pub private_users_ownership: Option<String>,
     /// /sys and /proc/sys: read-only, but for network settings, or writable [default: network with an own network, else ro]
     #[arg(long, value_name = "ACCESS", value_parser = ["ro", "network", "rw"])]
     pub api_vfs: Option<String>,

@@ -19,7 +19,7 @@ use super::stub;
 use crate::console::{self, Mode};
 use crate::error::failure::{Failure, step};
 use crate::exec;
-use crate::mount::{op::Op, root};
+use crate::mount::{op::Op, root, visible};
 use crate::namespace::Kind;
 use crate::net;
 use crate::plan::{LaunchPlan, NetworkPlan};
@@ -91,6 +91,9 @@ fn set_up(plan: &LaunchPlan, given: &Given<'_>) -> Result<Set, Failure> {
     step("set the host name", sethostname(&plan.hostname))?;
     for op in &plan.leader {
         step(op, op.execute(None))?;
+    }
+    if plan.namespaces.has(Kind::User) {
+        step("unmount what is the host's", visible::remove())?;
     }
     step("lead a session", setsid())?;
     let console = match (plan.console, given.streams, given.console) {

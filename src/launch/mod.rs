@@ -9,6 +9,7 @@ mod outer;
 mod revive;
 mod stub;
 mod supervisor;
+mod users;
 mod watch;
 
 use std::os::fd::AsFd;
@@ -19,10 +20,11 @@ use crate::machine::record::Checkpointable;
 use crate::machine::{Attachment, Leader, Running, Signals, Tenure};
 use crate::plan::LaunchPlan;
 use crate::spec::Checkpoints;
-use crate::sys::{Forked, fork};
+use crate::sys::{Cloned, clone_child};
 pub use onward::Onward;
 use outer::Given;
 pub use revive::{Identity, Lazily, Moment, Revival, revive};
+pub use users::open as open_users;
 use watch::{Outer, Watch};
 
 /// Boots what `plan` says. What the machine has is in the result, or given back when anything fails; name and tree stay
@@ -48,13 +50,16 @@ pub fn launch(
     let checkpointable = checkpointable.transpose().context(|| "cannot look at a terminal")?;
     let checkpointable = checkpointable.map(|console| Checkpointable { console });
     let slave = console.as_ref().map(|pty| pty.slave_path.as_path());
-    let given = Given { scratch: tenure.scratch(), cgroup: payload, console: slave, streams };
-    let outer = match fork().context(|| "cannot fork")? {
-        Forked::Child => {
+    let users = plan.id_map.range().map(users::open).transpose()?;
+    let users = users.as_ref().map(AsFd::as_fd);
+    let given = Given { scratch: tenure.scratch(), users, cgroup: payload, console: slave, streams };
+    // Who is root in there alone cannot clone into what is the host's: the outer is there already.
+    let outer = match clone_child(0, users.and(payload)).context(|| "cannot fork")? {
+        Cloned::New => {
             drop(supervisor_end);
             outer::live(plan, &given, inside)
         }
-        Forked::Parent(outer) => Outer(outer),
+        Cloned::Caller { pid, .. } => Outer(pid),
     };
     drop(inside);
     let mut watch = Watch::new(&outer, attachment, signals).context(|| "cannot watch a process")?;

@@ -13,13 +13,16 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 
 use super::handshake::Inside;
-use super::leader;
+use super::{leader, users};
+use crate::caps;
 use crate::error::failure::{Failure, step};
-use crate::mount::op::{Access, Depth, Op};
-use crate::mount::root;
+use crate::mount::op::{Access, Depth, Op, Owners};
+use crate::mount::root::{self, Owner};
+use crate::mount::visible::Visible;
 use crate::namespace::Kind;
 use crate::notify;
-use crate::plan::{LaunchPlan, NOTIFY_SOCKET};
+use crate::plan::{IdMap, LaunchPlan, NOTIFY_SOCKET};
+use crate::spec::Ownership;
 use crate::sys::{Cloned, clone_sibling, exit_now, unshare_namespaces};
 
 /// What the outer needs of the supervisor beside the plan.
@@ -27,7 +30,9 @@ use crate::sys::{Cloned, clone_sibling, exit_now, unshare_namespaces};
 pub(super) struct Given<'a> {
     /// The throw-away layer, for a machine that has one.
     pub(super) scratch: Option<BorrowedFd<'a>>,
-    /// The payload's cgroup, where it is there already.
+    /// The user namespace of a machine with users of its own.
+    pub(super) users: Option<BorrowedFd<'a>>,
+    /// The payload's cgroup, where it is there already; of a machine with users of its own the outer is born in it.
     pub(super) cgroup: Option<BorrowedFd<'a>>,
     /// The slave of the host's pty that is to be the console, by its name on the host; for a machine that makes none itself.
     pub(super) console: Option<&'a Path>,
@@ -42,7 +47,7 @@ pub(super) fn live(plan: &LaunchPlan, given: &Given<'_>, wire: Inside) -> ! {
             wire.fail(failure);
             exit_now(1)
         }
-        Ok(notify) => match clone_sibling(plan.namespaces.leader_flags(), given.cgroup) {
+        Ok(notify) => match clone_sibling(plan.namespaces.leader_flags(), leader_cgroup(given)) {
             Err(error) => {
                 wire.fail(Failure::set_up(format!("make the namespaces {}", plan.namespaces), &error));
                 exit_now(1)
@@ -70,21 +75,51 @@ fn prepare(plan: &LaunchPlan, given: &Given<'_>) -> Result<OwnedFd, Failure> {
     let tree = plan.root.tree.display();
     let mut sources = Vec::with_capacity(plan.outer.len());
     for op in &plan.outer {
-        sources.push(step(op, op.open_source())?);
+        let source = step(op, op.open_source())?;
+        if let Some(source) = &source {
+            step(op, users::map(plan, given.users, op, source.as_fd()))?;
+        }
+        sources.push(source);
     }
     let console = given.console.map(|slave| console_op(slave.to_owned()));
     let console = console.map(|op| step(&op, op.open_source()).map(|source| (op, source))).transpose()?;
-    let new_root = step(format!("mount '{tree}'"), root::attach(&plan.root.tree, given.scratch))?;
+    let visible = given.users.map(|_| step("mount proc and sysfs", Visible::open())).transpose()?;
+    let new_root = root::attach(&plan.root.tree, given.scratch, owner(plan, given));
+    let new_root = step(format!("mount '{tree}'"), new_root)?;
     step(format!("make '{tree}' the root"), root::enter(&new_root))?;
+    drop(new_root);
+    if given.users.is_some() {
+        step("make files as the machine's root", caps::make_files_as(plan.id_map.root()))?;
+    }
     execute(&plan.outer, sources)?;
     if let Some((op, source)) = console {
         step(&op, op.execute(source))?;
     }
-    step(format!("listen on {NOTIFY_SOCKET}"), notify::bind(NOTIFY_SOCKET.as_ref()))
+    let notify = step(format!("listen on {NOTIFY_SOCKET}"), notify::bind(NOTIFY_SOCKET.as_ref()))?;
+    plan.inside.iter().try_for_each(|op| step(op, op.execute(None)))?;
+    if let (Some(users), Some(visible)) = (given.users, visible) {
+        step("enter the user namespace", users::enter(users))?;
+        step("show proc and sysfs", visible.attach())?;
+    }
+    Ok(notify)
+}
+
+fn owner<'a>(plan: &LaunchPlan, given: &Given<'a>) -> Owner<'a> {
+    let mapped = match plan.id_map {
+        IdMap::Private { tree: Ownership::Mapped, .. } => given.users,
+        IdMap::Private { .. } | IdMap::Host => None,
+    };
+    Owner { root: plan.id_map.root(), mapped }
+}
+
+/// Where the leader is to be born, if that is not where the outer is.
+fn leader_cgroup<'a>(given: &Given<'a>) -> Option<BorrowedFd<'a>> {
+    given.cgroup.filter(|_| given.users.is_none())
 }
 
 fn console_op(source: PathBuf) -> Op {
-    Op::Host { source, target: "/dev/console".into(), access: Access::ReadWrite, depth: Depth::Single }
+    let (access, depth, owners) = (Access::ReadWrite, Depth::Single, Owners::AsTheyAre);
+    Op::Host { source, target: "/dev/console".into(), access, depth, owners }
 }
 
 fn set_clocks(plan: &LaunchPlan) -> Result<(), Failure> {

@@ -35,7 +35,7 @@ pub(super) fn make_cgroup(plan: &LaunchPlan) -> Result<Option<(Cgroup, OwnedFd)>
     };
     limit(plan, &cgroup)?;
     let payload = cgroup.open_payload().context(|| what.as_str())?;
-    delegate(&cgroup)?;
+    delegate(plan, &cgroup)?;
     Ok(Some((cgroup, payload)))
 }
 
@@ -51,10 +51,11 @@ fn limit(plan: &LaunchPlan, cgroup: &Cgroup) -> Result<()> {
     limits::write(limits, cgroup.path(), *memory).map_err(|refused| refused.explain(cgroup.path()))
 }
 
-/// To root for now: with a private user namespace it is the machine's root.
-fn delegate(cgroup: &Cgroup) -> Result<()> {
+/// To the machine's root.
+fn delegate(plan: &LaunchPlan, cgroup: &Cgroup) -> Result<()> {
+    let root = plan.id_map.root();
     cgroup
-        .delegate(Uid::from_raw(0), Gid::from_raw(0))
+        .delegate(Uid::from_raw(root), Gid::from_raw(root))
         .context(|| format!("cannot delegate the cgroup '{}'", cgroup.path().display()))
 }
 
@@ -95,7 +96,7 @@ pub(super) fn place(plan: &LaunchPlan, tenure: &mut Tenure, running: &mut Runnin
         let what = || format!("cannot use the cgroup '{}'", unit.control_group);
         let cgroup = Cgroup::adopt(mount, unit.control_group.as_ref()).context(what)?;
         cgroup.place(pid).context(what)?;
-        delegate(&cgroup)?;
+        delegate(plan, &cgroup)?;
         running.cgroup = Some(cgroup);
     }
     await_limits(plan, running)
@@ -115,7 +116,7 @@ pub(super) fn prepare_scope(
     let what = || format!("cannot use the cgroup '{}'", unit.control_group);
     let cgroup = Cgroup::adopt(mount, unit.control_group.as_ref()).context(what)?;
     cgroup.place_supervisor().context(what)?;
-    delegate(&cgroup)?;
+    delegate(plan, &cgroup)?;
     Ok((unit.name, cgroup))
 }
 
@@ -225,6 +226,7 @@ pub(super) fn describe(plan: &LaunchPlan, tenure: &mut Tenure, running: &Running
         unit: running.unit.clone(),
         registered,
         cgroup: running.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+        users: plan.id_map.range(),
         namespaces: namespace::read_ids(running.leader.pid())
             .context(|| "cannot read the machine's namespaces")?,
         clocks: Clocks {

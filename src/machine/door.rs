@@ -11,7 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::process::open_leader;
 use super::record::{Record, Store};
+use crate::caps;
 use crate::error::{Context, Error, Kind, Result};
+use crate::idmap;
+use crate::idrange::IdRange;
 use crate::image::Tree;
 
 /// A running machine, held open.
@@ -22,6 +25,8 @@ pub struct Door {
     /// The machine's root directory as its leader has it, with all that is mounted below. It stays usable, and the file
     /// systems stay mounted, after the machine's end: ask [`Door::check`] whether what was done there still counts.
     pub root: Tree,
+    /// The host's IDs that are the machine's, of one with users of its own.
+    pub ids: Option<IdRange>,
 }
 
 impl Door {
@@ -39,10 +44,24 @@ impl Door {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ended(name)),
             root => root.context(looked)?,
         };
-        let door = Self { name: name.clone(), leader: pidfd, root };
+        let ids = idmap::read(record.leader).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(None),
+            _ => Err(error),
+        });
+        let door = Self { name: name.clone(), leader: pidfd, root, ids: ids.context(looked)? };
         // Alive after the open: the number was its own all the time.
         door.check()?;
         Ok(door)
+    }
+
+    /// From now on what this process makes in the machine is its root's.
+    ///
+    /// # Errors
+    /// What capset(2) gives.
+    pub fn make_files_as_its_root(&self) -> Result<()> {
+        self.ids.map_or(Ok(()), |ids| {
+            caps::make_files_as(ids.first()).context(|| format!("cannot make files in '{}'", self.name))
+        })
     }
 
     /// The leader's pidfd.

@@ -15,6 +15,7 @@ use crate::cgroup::stale::{self, Orphan};
 use crate::checkpoint;
 use crate::console::listener;
 use crate::error::{Context, Error, Kind, Result};
+use crate::idmap::pick;
 use crate::image::{PREWARMED, SEARCH_PATH, Scratch, TreeLock};
 use crate::net;
 use crate::plan::propagation_directory;
@@ -26,7 +27,7 @@ pub enum Thing {
     Cgroup,
     /// A network link.
     Link,
-    /// A lock of a tree.
+    /// A lock of a tree, or of user IDs.
     Lock,
     /// The directory through which things are bound into a machine, or one in which something was half made.
     Directory,
@@ -84,6 +85,12 @@ impl Sweep<'_> {
             let what = || format!("cannot remove the link '{link}', left by a machine that was killed");
             if net::delete_own(link).context(what)? {
                 self.note(Thing::Link, link);
+            }
+        }
+        if let Some(range) = leftover.users {
+            let what = || format!("cannot remove the lock of the user IDs {range}");
+            if let Some(lock) = pick::remove_stale(range).context(what)? {
+                self.note(Thing::Lock, lock.display());
             }
         }
         self.socket()?;

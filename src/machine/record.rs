@@ -31,6 +31,7 @@ use rustix::fs::XattrFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::idrange::IdRange;
 use crate::image::Init;
 pub use checkpointable::Checkpointable;
 use locks::{State, lock_name, state};
@@ -80,6 +81,9 @@ pub struct Record {
     pub registered: bool,
     /// Absolute path of its cgroup (above `payload`), as mounted on the host.
     pub cgroup: Option<PathBuf>,
+    /// Its user IDs and group IDs, of a machine with users of its own.
+    #[serde(default)]
+    pub users: Option<IdRange>,
     /// Inode number of each namespace by its name in /proc/PID/ns.
     pub namespaces: BTreeMap<String, u64>,
     /// The offsets of its time namespace.

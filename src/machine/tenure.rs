@@ -16,6 +16,7 @@ use super::leftovers::clear;
 use super::record::{Claim, Intent, Record, Stage, Store};
 use crate::bus::{self, BusError, Registrar};
 use crate::error::{Context, Error, Kind, Result};
+use crate::idmap::pick::Held;
 use crate::image::{Access as Share, TreeLock};
 use crate::mount::op::Access;
 use crate::mount::root::open_scratch;
@@ -36,6 +37,8 @@ pub struct Tenure {
     propagation: Directory,
     scratch: Option<OwnedFd>,
     tree: Option<TreeLock>,
+    /// Its user IDs, of a machine that was given the next best.
+    range: Option<Held>,
     claim: Claim,
     /// What stands in the record.
     written: Option<Record>,
@@ -89,7 +92,22 @@ impl Tenure {
         let tree = share.map(|share| lock_tree(&plan.root.tree, share)).transpose()?;
         let propagation = Directory::make(&propagation_directory(name))
             .context(|| format!("cannot make {}", propagation_directory(name).display()))?;
-        Ok(Self { clocks: None, propagation, scratch, tree, claim, written: None, registrar, machined })
+        Ok(Self {
+            clocks: None,
+            propagation,
+            scratch,
+            tree,
+            range: None,
+            claim,
+            written: None,
+            registrar,
+            machined,
+        })
+    }
+
+    /// Holds the machine's user IDs until its end.
+    pub fn hold(&mut self, range: Option<Held>) {
+        self.range = range;
     }
 
     /// The throw-away layer.
@@ -171,13 +189,15 @@ impl Tenure {
     /// # Errors
     /// The first of what went wrong; the rest was given back all the same.
     pub fn close(self) -> Result<()> {
-        let Self { clocks, propagation, scratch, tree, claim, written: _, registrar, machined: _ } = self;
+        let Self { clocks, propagation, scratch, tree, range, claim, written: _, registrar, machined: _ } =
+            self;
         drop(clocks);
         drop(scratch);
         let directory = propagation.path.display().to_string();
         let results = [
             propagation.close().context(|| format!("cannot remove {directory}")),
             tree.map_or(Ok(()), |tree| tree.close().context(|| "cannot unlock the tree")),
+            range.map_or(Ok(()), |range| range.close().context(|| "cannot give the user IDs back")),
             registrar.map_or(Ok(()), |registrar| {
                 registrar.close().map_err(|error| {
                     Error::new(Kind::Failed, "cannot take the registration back").because(error)

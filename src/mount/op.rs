@@ -41,12 +41,12 @@ pub struct TmpfsLimits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are what each variant's sentence says")]
 pub enum Op {
-    /// An empty tmpfs; `devices` is false for all but /dev.
-    Tmpfs { target: PathBuf, mode: u32, limits: Option<TmpfsLimits>, devices: Devices },
+    /// An empty tmpfs of `owner`, a user and a group of the host's; devices work on /dev alone.
+    Tmpfs { target: PathBuf, owner: u32, mode: u32, limits: Option<TmpfsLimits>, devices: Devices },
     /// A file system of the kernel's that needs no source: proc, sysfs, mqueue, cgroup2, devpts.
     Kernel { fstype: &'static str, target: PathBuf, options: String, access: Access },
     /// A path of the host, with what is mounted below it where `depth` says so.
-    Host { source: PathBuf, target: PathBuf, access: Access, depth: Depth },
+    Host { source: PathBuf, target: PathBuf, access: Access, depth: Depth, owners: Owners },
     /// A path of the machine, seen at another one.
     Inside { source: PathBuf, target: PathBuf },
     /// What is at this path, read-only from now on; left out where it is not there.
@@ -83,6 +83,19 @@ pub enum Depth {
     Recursive,
     /// No (`norbind`).
     Single,
+}
+
+/// Whose the files of a path of the host's are in a machine with users of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// Whose they are on the host: nobody's, as a rule (`noidmap`).
+    AsTheyAre,
+    /// The host's 0 is the machine's 0, and so on (`idmap`).
+    Mapped,
+    /// Those of the path's owner are the machine's root's (`rootidmap`).
+    Root,
+    /// Those of the path's owner are theirs who own what it is mounted on (`owneridmap`).
+    Target,
 }
 
 /// Whether a path has to be there.
@@ -132,7 +145,10 @@ impl Op {
     /// What the kernel says of the step's main call; `EROFS` when a target is missing on a read-only tree.
     pub fn execute(&self, source: Option<OwnedFd>) -> io::Result<()> {
         match self {
-            Self::Tmpfs { target, mode, limits, devices } => mount_tmpfs(target, *mode, *limits, *devices),
+            Self::Tmpfs { target, owner, mode, limits, devices } => {
+                let empty = Tmpfs::new(target).uid(*owner).gid(*owner).mode(*mode);
+                mount_tmpfs(target, empty, *limits, *devices)
+            }
             Self::Kernel { fstype, target, options, access } => {
                 mount_kernel(fstype, target, options, *access)
             }
@@ -169,8 +185,14 @@ impl fmt::Display for Op {
             Self::Kernel { fstype, target, access, .. } => {
                 write!(f, "mount {fstype} on {}{}", target.display(), suffix(access))
             }
-            Self::Host { source, target, access, .. } => {
-                write!(f, "bind {} on {}{}", source.display(), target.display(), suffix(access))
+            Self::Host { source, target, access, owners, .. } => {
+                let owners = match owners {
+                    Owners::AsTheyAre => "",
+                    Owners::Mapped => " (IDs mapped)",
+                    Owners::Root => " (its owner is root)",
+                    Owners::Target => " (its owner is the target's)",
+                };
+                write!(f, "bind {} on {}{}{owners}", source.display(), target.display(), suffix(access))
             }
             Self::Inside { source, target } => write!(f, "bind {} on {}", source.display(), target.display()),
             Self::ReadOnly { target } => write!(f, "make {} read-only", target.display()),
@@ -207,9 +229,13 @@ fn os_error(error: &libmount::OSError) -> io::Error {
     }
 }
 
-fn mount_tmpfs(target: &Path, mode: u32, limits: Option<TmpfsLimits>, devices: Devices) -> io::Result<()> {
+fn mount_tmpfs(
+    target: &Path,
+    mut tmpfs: Tmpfs,
+    limits: Option<TmpfsLimits>,
+    devices: Devices,
+) -> io::Result<()> {
     target::make(target, Point::Directory)?;
-    let mut tmpfs = Tmpfs::new(target).mode(mode);
     if let Some(limits) = limits {
         let bytes = usize::try_from(limits.size).unwrap_or(usize::MAX);
         tmpfs = tmpfs.size_bytes(bytes).nr_inodes(usize::try_from(limits.inodes).unwrap_or(usize::MAX));

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use libmount::Overlay;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -15,7 +15,7 @@ use rustix::mount::{
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::op::Access;
-use crate::sys::{MountAttributes, MountDepth, mount_setattr, unshare_namespaces};
+use crate::sys::{MountAttributes, MountDepth, map_mount, mount_setattr, unshare_namespaces};
 
 /// A tmpfs with `upper` and `work` for overlayfs in it: what a throw-away machine writes. It is the root, and all there
 /// is, of a mount namespace that the descriptor stands for; it lives as long as somebody holds that or a mount of it, and
@@ -85,7 +85,7 @@ pub fn apart<T>(
     elsewhere(|| {
         unshare_namespaces(UnshareFlags::NEWNS)?;
         isolate()?;
-        let root = attach(tree, scratch)?;
+        let root = attach(tree, scratch, Owner::HOST)?;
         let private = MountAttributes { propagation: libc::MS_PRIVATE, ..MountAttributes::default() };
         mount_setattr(root.as_fd(), c"", MountDepth::Tree, private)?;
         work()
@@ -106,23 +106,67 @@ pub fn isolate() -> io::Result<()> {
     Ok(mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)?)
 }
 
+/// Whose the root of a machine is.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    /// The host's ID of the machine's root.
+    pub root: u32,
+    /// The user namespace by which the tree's files are mapped to the machine's IDs; nothing where they are those already.
+    pub mapped: Option<BorrowedFd<'a>>,
+}
+
+impl Owner<'_> {
+    /// Of a machine without IDs of its own.
+    pub const HOST: Self = Self { root: 0, mapped: None };
+}
+
+/// Whether mounts of the file system that `tree` is on can be mapped: by trying it with the IDs of `users`.
+///
+/// # Errors
+/// What open_tree(2) gives.
+pub fn can_map(tree: &Path, users: BorrowedFd<'_>) -> io::Result<bool> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
+    let tried = open_tree(rustix::fs::CWD, tree, clone)?;
+    Ok(map_mount(tried.as_fd(), MountDepth::One, users).is_ok())
+}
+
 /// Mounts the machine's root at `tree` and gives its descriptor: the tree itself with all that is mounted below it, or
 /// an overlay of it when there is a `scratch` ([`open_scratch`]).
 ///
 /// # Errors
-/// What open_tree(2), move_mount(2) and mount(2) give.
-pub fn attach(tree: &Path, scratch: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+/// What open_tree(2), move_mount(2) and mount(2) give; what [`map_mount`] gives.
+pub fn attach(tree: &Path, scratch: Option<BorrowedFd<'_>>, owner: Owner<'_>) -> io::Result<OwnedFd> {
     let clone = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
+    let on_tree = |mount: &OwnedFd| {
+        move_mount(mount, "", rustix::fs::CWD, tree, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    };
     let Some(scratch) = scratch else {
         let root = open_tree(rustix::fs::CWD, tree, clone | OpenTreeFlags::AT_RECURSIVE)?;
-        move_mount(&root, "", rustix::fs::CWD, tree, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        if let Some(users) = owner.mapped {
+            // What is mounted below and cannot be mapped is nobody's.
+            map_mount(root.as_fd(), MountDepth::Tree, users)
+                .or_else(|_| map_mount(root.as_fd(), MountDepth::One, users))?;
+        }
+        on_tree(&root)?;
         return Ok(root);
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let lower = rustix::fs::open(tree, flags, Mode::empty())?;
+    let lower = match owner.mapped {
+        None => rustix::fs::open(tree, flags, Mode::empty())?,
+        Some(users) => {
+            let lower = open_tree(rustix::fs::CWD, tree, clone)?;
+            map_mount(lower.as_fd(), MountDepth::One, users)?;
+            on_tree(&lower)?;
+            lower
+        }
+    };
     let layer = clone_scratch(scratch)?;
+    if owner.root != 0 {
+        let (user, group) = (rustix::fs::Uid::from_raw(owner.root), rustix::fs::Gid::from_raw(owner.root));
+        rustix::fs::chownat(&layer, "upper", Some(user), Some(group), AtFlags::empty())?;
+    }
     // overlayfs takes its layers from mounts of this namespace only (before Linux 6.15).
-    move_mount(&layer, "", rustix::fs::CWD, tree, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    on_tree(&layer)?;
     let by_fd = |fd: &OwnedFd, name: &str| format!("/proc/self/fd/{}{name}", fd.as_raw_fd());
     let (lower, upper, work) = (by_fd(&lower, ""), by_fd(&layer, "/upper"), by_fd(&layer, "/work"));
     Overlay::writable([Path::new(&lower)].into_iter(), upper, work, tree)

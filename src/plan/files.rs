@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use super::checkpoint;
 use crate::device;
 use crate::host::HostFacts;
-use crate::mount::op::{Access, Depth, Devices, INACCESSIBLE, Need, Node, Op, TmpfsLimits};
-use crate::spec::{ApiVfs, Checkpoints, ExtraMount, MachineSpec};
+use crate::idrange::IdRange;
+use crate::mount::op::{Access, Depth, Devices, INACCESSIBLE, Need, Node, Op, Owners, TmpfsLimits};
+use crate::spec::{ApiVfs, Checkpoints, ExtraMount, MachineSpec, Network, Users};
 
 /// Where the payload's init reports that it is ready (CONTAINER_INTERFACE).
 pub const NOTIFY_SOCKET: &str = "/run/host/notify";
+
+/// gid 5 is tty in every distribution; glibc's grantpt(3) wants it to be the ptys' group.
+const TTY: u32 = 5;
 
 /// A file with the machine's boot ID, which is bound over the kernel's.
 const BOOT_ID: &str = "/run/host/boot-id";
@@ -36,21 +40,60 @@ const HIDDEN: [&str; 2] = ["/sys/firmware", "/sys/fs/fuse"];
 
 /// Steps that need nothing of the leader's namespaces.
 pub(super) fn outer(spec: &MachineSpec, host: &HostFacts) -> Vec<Op> {
+    let root = root(spec);
     // /tmp first: where another of them is a link into it, this one must not cover that one.
     let mut ops = vec![
-        tmpfs("/tmp", 0o1777, Some(share(host, 10, 1 << 20))),
-        tmpfs("/run", 0o755, Some(share(host, 20, 800 << 10))),
+        tmpfs("/tmp", root, 0o1777, Some(share(host, 10, 1 << 20))),
+        tmpfs("/run", root, 0o755, Some(share(host, 20, 800 << 10))),
     ];
-    ops.extend(devices(host));
+    ops.extend(devices(root, host));
     ops.extend(run_host(spec, host));
     ops.extend(checkpoint::files(spec));
-    ops.extend(spec.mounts.iter().map(|mount| extra(mount, host)));
+    ops.extend(spec.mounts.iter().map(|mount| extra(mount, root, host)));
     ops
+}
+
+/// The host's ID of the machine's root.
+fn root(spec: &MachineSpec) -> u32 {
+    spec.users.range().map_or(0, IdRange::first)
+}
+
+/// Steps after all of these, while a machine with users of its own cannot undo them yet: what is mounted by then stays as it is in the
+/// copy of the mounts that it gets (man 7 mount_namespaces, "Restrictions on mount namespaces").
+pub(super) fn inside(spec: &MachineSpec) -> Vec<Op> {
+    if spec.users == Users::Host {
+        return Vec::new();
+    }
+    let mut ops = vec![seal()];
+    // It shows a network namespace, and only who has that may mount it.
+    if spec.network == Network::Host {
+        ops.extend(sysfs(spec));
+    }
+    if spec.root.access == Access::ReadOnly {
+        // What is mounted later is mounted there.
+        ops.extend(["/proc", "/sys"].map(|path| Op::Directory { path: path.into(), mode: 0o555 }));
+        ops.push(Op::Seal { target: "/".into() });
+    }
+    ops
+}
+
+/// What the machine was told stays as it was told.
+fn seal() -> Op {
+    Op::Seal { target: "/run/host".into() }
+}
+
+fn sysfs(spec: &MachineSpec) -> Vec<Op> {
+    let access = if spec.api_vfs == ApiVfs::ReadWrite { Access::ReadWrite } else { Access::ReadOnly };
+    let masks = HIDDEN.map(|path| Op::Mask { target: path.into(), need: Need::Optional });
+    [kernel("sysfs", "/sys", "", access)].into_iter().chain(masks).collect()
 }
 
 /// Steps that need the leader's pid, network, IPC and cgroup namespaces.
 pub(super) fn leader(spec: &MachineSpec) -> Vec<Op> {
-    let mut ops = vec![Op::Seal { target: "/run/host".into() }];
+    let mut ops = Vec::new();
+    if spec.users == Users::Host {
+        ops.push(seal());
+    }
     ops.push(kernel("proc", "/proc", "", Access::ReadWrite));
     if spec.api_vfs != ApiVfs::ReadWrite {
         ops.push(Op::Inside { source: "/proc/sys".into(), target: "/proc/sys".into() });
@@ -62,22 +105,32 @@ pub(super) fn leader(spec: &MachineSpec) -> Vec<Op> {
     ops.push(Op::Inside { source: BOOT_ID.into(), target: "/proc/sys/kernel/random/boot_id".into() });
     ops.extend(MASKED.map(|path| Op::Mask { target: path.into(), need: Need::Optional }));
     ops.extend(READ_ONLY.map(|path| Op::ReadOnly { target: path.into() }));
-    let access = if spec.api_vfs == ApiVfs::ReadWrite { Access::ReadWrite } else { Access::ReadOnly };
-    ops.push(kernel("sysfs", "/sys", "", access));
-    ops.extend(HIDDEN.map(|path| Op::Mask { target: path.into(), need: Need::Optional }));
+    if spec.users == Users::Host || spec.network != Network::Host {
+        ops.extend(sysfs(spec));
+    }
     ops.push(kernel("cgroup2", "/sys/fs/cgroup", "", Access::ReadWrite));
     ops.push(kernel("mqueue", "/dev/mqueue", "", Access::ReadWrite));
     ops
 }
 
 /// /dev: a tmpfs with the allowed nodes, ptys of its own, and the links that everybody expects.
-fn devices(host: &HostFacts) -> Vec<Op> {
+fn devices(root: u32, host: &HostFacts) -> Vec<Op> {
     let limits = TmpfsLimits { size: 4 << 20, inodes: 64 << 10 };
     let mut ops = vec![
-        Op::Tmpfs { target: "/dev".into(), mode: 0o755, limits: Some(limits), devices: Devices::Usable },
-        // gid 5 is tty in every distribution; glibc's grantpt(3) wants it to be the ptys' group.
-        kernel("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620,gid=5", Access::ReadWrite),
-        tmpfs("/dev/shm", 0o1777, Some(share(host, 10, 1 << 20))),
+        Op::Tmpfs {
+            target: "/dev".into(),
+            owner: root,
+            mode: 0o755,
+            limits: Some(limits),
+            devices: Devices::Usable,
+        },
+        kernel(
+            "devpts",
+            "/dev/pts",
+            &format!("newinstance,ptmxmode=0666,mode=0620,gid={}", root + TTY),
+            Access::ReadWrite,
+        ),
+        tmpfs("/dev/shm", root, 0o1777, Some(share(host, 10, 1 << 20))),
         Op::Directory { path: "/dev/net".into(), mode: 0o755 },
     ];
     ops.extend(device::ALLOWED.map(|device| Op::Node {
@@ -96,7 +149,7 @@ fn run_host(spec: &MachineSpec, host: &HostFacts) -> Vec<Op> {
         |name: &str, text: String| Op::File { path: Path::new("/run/host").join(name), text, mode: 0o444 };
     let node = |name: &str, node| Op::Node { path: Path::new(INACCESSIBLE).join(name), node, mode: 0 };
     let mut ops = vec![
-        tmpfs("/run/host", 0o755, Some(limits)),
+        tmpfs("/run/host", root(spec), 0o755, Some(limits)),
         file("container-manager", "osier\n".to_owned()),
         file("container-uuid", format!("{}\n", spec.id.as_uuid())),
         file("os-release", host.os_release.clone()),
@@ -116,6 +169,7 @@ fn run_host(spec: &MachineSpec, host: &HostFacts) -> Vec<Op> {
             target: "/run/host/incoming".into(),
             access: Access::ReadWrite,
             depth: Depth::Single,
+            owners: Owners::AsTheyAre,
         });
     }
     ops
@@ -127,13 +181,18 @@ pub fn propagation_directory(name: &str) -> PathBuf {
     Path::new("/run/systemd/nspawn/propagate").join(name)
 }
 
-fn extra(mount: &ExtraMount, host: &HostFacts) -> Op {
+fn extra(mount: &ExtraMount, root: u32, host: &HostFacts) -> Op {
     match mount {
-        ExtraMount::Bind { source, target, access, depth } => {
-            Op::Host { source: source.clone(), target: target.clone(), access: *access, depth: *depth }
-        }
+        ExtraMount::Bind { source, target, access, depth, owners } => Op::Host {
+            source: source.clone(),
+            target: target.clone(),
+            access: *access,
+            depth: *depth,
+            owners: *owners,
+        },
         ExtraMount::Tmpfs { target, options } => Op::Tmpfs {
             target: target.clone(),
+            owner: root,
             mode: options.mode.unwrap_or(0o755),
             limits: options.limits(host.memory),
             devices: Devices::Inert,
@@ -142,8 +201,8 @@ fn extra(mount: &ExtraMount, host: &HostFacts) -> Op {
     }
 }
 
-fn tmpfs(target: &str, mode: u32, limits: Option<TmpfsLimits>) -> Op {
-    Op::Tmpfs { target: target.into(), mode, limits, devices: Devices::Inert }
+fn tmpfs(target: &str, owner: u32, mode: u32, limits: Option<TmpfsLimits>) -> Op {
+    Op::Tmpfs { target: target.into(), owner, mode, limits, devices: Devices::Inert }
 }
 
 /// A part of the host's memory, so that one machine cannot take all of it with files.

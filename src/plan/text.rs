@@ -7,7 +7,7 @@ use crate::duration;
 use crate::mount::op::Access;
 use crate::net::LinkEnd;
 use crate::seccomp::Filter;
-use crate::spec::{Checkpoints, First, Layer, Program, Ready, Register, Root};
+use crate::spec::{Checkpoints, First, Layer, Ownership, Program, Ready, Register, Root};
 
 impl fmt::Display for LaunchPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,7 +26,7 @@ impl fmt::Display for LaunchPlan {
             line(f, "clocks", kept)?;
         }
         line(f, "root", &self.root)?;
-        for op in &self.outer {
+        for op in self.outer.iter().chain(&self.inside) {
             line(f, "outer", op)?;
         }
         line(f, "network", &self.network)?;
@@ -101,6 +101,15 @@ impl fmt::Display for IdMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host => f.write_str("none: user and group IDs are the host's"),
+            Self::Private { range, tree } => {
+                write!(f, "0 is the host's {}, {} IDs", range.first(), range.count())?;
+                f.write_str(match tree {
+                    Ownership::AsItIs => "; the tree's files are theirs who have them",
+                    Ownership::Mapped => "; the tree's files are mapped alike",
+                    Ownership::Chowned => "; the tree's files become theirs",
+                    Ownership::Auto => "; the tree's files become theirs or are mapped",
+                })
+            }
         }
     }
 }

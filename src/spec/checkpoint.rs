@@ -1,6 +1,6 @@
 //! Whether a machine can be saved and restored, and what it cannot have then.
 
-use super::{ExtraMount, Layer, MachineSpec, Network, is_on};
+use super::{ExtraMount, Layer, MachineSpec, Network, Users, is_on};
 use crate::console::Mode;
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -39,6 +39,10 @@ pub(super) fn check(spec: &MachineSpec, settings: &Settings) -> Result<()> {
     if spec.console == Mode::Pipe {
         return Err(refuse("the caller's own streams cannot be saved with the machine")
             .hint("--console=read-only gives it a terminal of its own"));
+    }
+    if spec.users != Users::Host {
+        return Err(refuse("a machine with users of its own cannot be saved")
+            .hint("--private-users=no leaves it the host's"));
     }
     if let Some(ExtraMount::Bind { target, .. }) =
         spec.mounts.iter().find(|mount| matches!(mount, ExtraMount::Bind { .. }))

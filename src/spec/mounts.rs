@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Users;
 use crate::error::{Error, Kind, Result};
-use crate::mount::op::{Access, Depth, TmpfsLimits};
+use crate::mount::op::{Access, Depth, Owners, TmpfsLimits};
 use crate::settings::bind::{Size, TmpfsOptions, parse_tmpfs_options, split};
 use crate::settings::{Setting, Settings};
 
@@ -20,6 +21,8 @@ pub enum ExtraMount {
         access: Access,
         /// Whether what is mounted below comes along.
         depth: Depth,
+        /// Whose its files are.
+        owners: Owners,
     },
     /// An empty tmpfs.
     Tmpfs {
@@ -36,13 +39,14 @@ pub enum ExtraMount {
 }
 
 /// Parses all mounts, outer ones first.
-pub(super) fn resolve(settings: &Settings) -> Result<Vec<ExtraMount>> {
+pub(super) fn resolve(settings: &Settings, users: Users) -> Result<Vec<ExtraMount>> {
     let mut mounts = Vec::new();
+    let has_users = users != Users::Host;
     for setting in &settings.bind {
-        mounts.push(parse_bind(setting, Access::ReadWrite)?);
+        mounts.push(parse_bind(setting, Access::ReadWrite, has_users)?);
     }
     for setting in &settings.bind_ro {
-        mounts.push(parse_bind(setting, Access::ReadOnly)?);
+        mounts.push(parse_bind(setting, Access::ReadOnly, has_users)?);
     }
     for setting in &settings.tmpfs {
         let parts = split(&setting.text);
@@ -77,7 +81,7 @@ impl TmpfsOptions {
     }
 }
 
-fn parse_bind(setting: &Setting, access: Access) -> Result<ExtraMount> {
+fn parse_bind(setting: &Setting, access: Access, has_users: bool) -> Result<ExtraMount> {
     let parts = split(&setting.text);
     let (source, target, options) = match parts.as_slice() {
         [source] => (source, source, ""),
@@ -85,13 +89,26 @@ fn parse_bind(setting: &Setting, access: Access) -> Result<ExtraMount> {
         [source, target, options] => (source, target, options.as_str()),
         _ => return Err(setting.refuse("more than SRC:DST:OPTIONS; a colon in a path is written \\:")),
     };
-    let mut depth = Depth::Recursive;
+    let (mut depth, mut owners) = (Depth::Recursive, Owners::AsTheyAre);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "rbind" => depth = Depth::Recursive,
             "norbind" => depth = Depth::Single,
-            _ => return Err(setting.refuse(format!("'{option}' is not one of the options rbind, norbind"))),
+            "noidmap" => owners = Owners::AsTheyAre,
+            "idmap" => owners = Owners::Mapped,
+            "rootidmap" => owners = Owners::Root,
+            "owneridmap" => owners = Owners::Target,
+            _ => {
+                return Err(setting.refuse(format!(
+                    "'{option}' is not one of the options rbind, norbind, idmap, noidmap, rootidmap, owneridmap"
+                )));
+            }
         }
+    }
+    if owners != Owners::AsTheyAre && !has_users {
+        return Err(setting
+            .refuse("the machine has the host's users")
+            .hint("--private-users=pick gives it its own"));
     }
     let source = PathBuf::from(source);
     if !source.is_absolute() {
@@ -102,7 +119,7 @@ fn parse_bind(setting: &Setting, access: Access) -> Result<ExtraMount> {
             Err(Error::new(Kind::NotFound, format!("{}={}", setting.origin, setting.text))
                 .because(format!("there is no '{}' on the host", source.display())))
         }
-        _ => Ok(ExtraMount::Bind { target: inside(setting, target)?, source, access, depth }),
+        _ => Ok(ExtraMount::Bind { target: inside(setting, target)?, source, access, depth, owners }),
     }
 }
 

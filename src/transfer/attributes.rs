@@ -11,7 +11,10 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 
-/// Who is to own a copy; whoever owns the source where it is not said.
+use super::{Policy, Translation};
+use crate::xattr::{CAPABILITY, LISTS, change_capabilities, change_list};
+
+/// Who is to own a copy, as the programs of its place say it; whoever owns the source where it is not said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Owner {
     /// User ID.
@@ -23,13 +26,6 @@ pub struct Owner {
 /// The longest list of names, and the longest value (linux/limits.h: `XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const LONGEST: usize = 64 << 10;
 
-/// The access control list of POSIX.1e that a new file may have got from its directory.
-const ACCESS_LIST: &str = "system.posix_acl_access";
-/// The one that a new directory hands on.
-const DEFAULT_LIST: &str = "system.posix_acl_default";
-/// Capabilities of a program (man 7 capabilities).
-const CAPABILITY: &[u8] = b"security.capability";
-
 /// Gives `to` the owner, mode, extended attributes and times of `from`.
 ///
 /// Where the owner changes, set-ID bits and file capabilities do not come along, as with chown(2): they were meant for
@@ -37,17 +33,19 @@ const CAPABILITY: &[u8] = b"security.capability";
 ///
 /// # Errors
 /// What the kernel says; that the file system of `to` has no such extended attributes is none.
-pub(super) fn copy(from: BorrowedFd<'_>, stat: &Stat, to: BorrowedFd<'_>, owner: Owner) -> Result<()> {
+pub(super) fn copy(from: BorrowedFd<'_>, stat: &Stat, to: BorrowedFd<'_>, policy: Policy) -> Result<()> {
     let kind = FileType::from_raw_mode(stat.st_mode);
-    let (uid, gid) = (owner.uid.unwrap_or(stat.st_uid), owner.gid.unwrap_or(stat.st_gid));
-    chownat(to, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
+    let Policy { owner, ids, .. } = policy;
+    let before = (ids.seen(stat.st_uid), ids.seen(stat.st_gid));
+    let after = (owner.uid.unwrap_or(before.0), owner.gid.unwrap_or(before.1));
+    let (user, group) = (Uid::from_raw(ids.told(after.0)?), Gid::from_raw(ids.told(after.1)?));
+    chownat(to, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?;
     let path = by_descriptor(to);
     if kind != FileType::Symlink {
         remove_inherited(&path, kind)?;
-        chmod(&path, Mode::from_raw_mode(mode(stat, kind, uid, gid)))?;
+        chmod(&path, Mode::from_raw_mode(mode(stat, kind, before, after)))?;
     }
-    let foreign = (uid, gid) != (stat.st_uid, stat.st_gid);
-    copy_extended(&by_descriptor(from), &path, foreign)?;
+    copy_extended(&by_descriptor(from), &path, (before != after, ids))?;
     utimensat(CWD, &path, &times(stat), AtFlags::empty())
 }
 
@@ -55,12 +53,12 @@ pub(super) fn by_descriptor(fd: impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
 
-fn mode(stat: &Stat, kind: FileType, uid: u32, gid: u32) -> u32 {
+fn mode(stat: &Stat, kind: FileType, before: (u32, u32), after: (u32, u32)) -> u32 {
     let mut mode = stat.st_mode & 0o7777;
-    if uid != stat.st_uid && !kind.is_dir() {
+    if before.0 != after.0 && !kind.is_dir() {
         mode &= !0o4000;
     }
-    if gid != stat.st_gid && !kind.is_dir() {
+    if before.1 != after.1 && !kind.is_dir() {
         mode &= !0o2000;
     }
     mode
@@ -76,14 +74,16 @@ fn times(stat: &Stat) -> Timestamps {
 }
 
 fn remove_inherited(path: &str, kind: FileType) -> Result<()> {
-    let lists = [Some(ACCESS_LIST), kind.is_dir().then_some(DEFAULT_LIST)];
+    // A new file may have got one from its directory.
+    let [access, default] = LISTS;
+    let lists = [Some(access), kind.is_dir().then_some(default)];
     lists.into_iter().flatten().try_for_each(|list| match removexattr(path, list) {
         Err(Errno::NODATA | Errno::NOTSUP) => Ok(()),
         removed => removed,
     })
 }
 
-fn copy_extended(from: &str, to: &str, foreign: bool) -> Result<()> {
+fn copy_extended(from: &str, to: &str, (foreign, ids): (bool, Translation)) -> Result<()> {
     let mut names = Vec::with_capacity(LONGEST);
     match listxattr(from, rustix::buffer::spare_capacity(&mut names)) {
         Err(Errno::NOTSUP) => return Ok(()),
@@ -102,6 +102,13 @@ fn copy_extended(from: &str, to: &str, foreign: bool) -> Result<()> {
             Err(Errno::NODATA) => continue,
             got => got?,
         };
+        if ids != Translation::None {
+            match name.to_str() {
+                Ok(CAPABILITY) => change_capabilities(&mut value, |id| ids.translate(id))?,
+                Ok(name) if LISTS.contains(&name) => change_list(&mut value, |id| ids.translate(id))?,
+                _ => {}
+            }
+        }
         match setxattr(to, name, &value, XattrFlags::empty()) {
             Err(Errno::NOTSUP) => {}
             set => set?,
@@ -112,7 +119,7 @@ fn copy_extended(from: &str, to: &str, foreign: bool) -> Result<()> {
 
 /// Security labels are what the policy of the place says, not what the file brings along.
 fn is_copied(name: &[u8], foreign: bool) -> bool {
-    if name == CAPABILITY { !foreign } else { !name.starts_with(b"security.") }
+    if name == CAPABILITY.as_bytes() { !foreign } else { !name.starts_with(b"security.") }
 }
 
 #[cfg(test)]
@@ -122,7 +129,7 @@ mod tests {
     #[test]
     fn labels_stay_and_capabilities_go_with_their_owner() {
         assert!(is_copied(b"user.note", true) && is_copied(b"system.posix_acl_access", true));
-        assert!(is_copied(CAPABILITY, false) && !is_copied(CAPABILITY, true));
+        assert!(is_copied(CAPABILITY.as_bytes(), false) && !is_copied(CAPABILITY.as_bytes(), true));
         assert!(!is_copied(b"security.selinux", false));
     }
 }

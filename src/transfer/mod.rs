@@ -13,6 +13,7 @@ mod content;
 mod place;
 mod point;
 mod remove;
+mod translation;
 mod walk;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub use attributes::Owner;
 pub use place::Place;
 pub use point::{Missing, Point};
+pub use translation::Translation;
 
 use crate::error::{Kind, reason};
 use place::{Goal, Made, Origin};
@@ -32,6 +34,8 @@ use walk::Walk;
 pub struct Policy {
     /// Who is to own the copy.
     pub owner: Owner,
+    /// What IDs of the source are at the target.
+    pub ids: Translation,
     /// What to do with what is there.
     pub existing: Existing,
     /// What to do with device nodes.

@@ -166,7 +166,7 @@ impl<'a> Walk<'a> {
                 openat(into, name, ANYTHING, Mode::empty())?
             }
         };
-        attributes::copy(entry.object, stat, made.as_fd(), self.policy.owner)?;
+        attributes::copy(entry.object, stat, made.as_fd(), self.policy)?;
         if has_others {
             let linked = Linked { path: self.path.clone(), identity: identity(&rustix::fs::fstat(&made)?) };
             self.links.insert(identity(stat), linked);
@@ -193,7 +193,7 @@ impl<'a> Walk<'a> {
         }
         self.children(entry, &mut |walk, child, name| walk.make(child, made.as_fd(), name))?;
         // Last, for what is made in it changes its times, and needs its mode.
-        Ok(attributes::copy(entry.object, entry.stat, made.as_fd(), self.policy.owner)?)
+        Ok(attributes::copy(entry.object, entry.stat, made.as_fd(), self.policy)?)
     }
 
     /// Gives what was copied under another name of its before this name too. Not where that is there no more, or on

@@ -26,6 +26,7 @@ pub fn execute(options: &Bind, store: &Store) -> Result<()> {
     }
     let access = if *ro { Access::ReadOnly } else { Access::ReadWrite };
     let tree = live::clone(source, access).context(cannot)?;
+    door.make_files_as_its_root()?;
     let missing = if *mkdir { Missing::Make } else { Missing::Refuse };
     let point = Point::open(&door.root, &target, tree.as_fd(), missing).map_err(|cause| {
         let failed = Error::new(cause.kind(), cannot()).because(&cause);

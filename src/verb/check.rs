@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::schema::{self, Finding};
@@ -10,11 +11,16 @@ use crate::bus;
 use crate::cli::Check;
 use crate::criu::{Criu, Features};
 use crate::error::{Context, Error, Result, reason};
+use crate::idrange::IdRange;
+use crate::image::MACHINES;
+use crate::launch::open_users;
 use crate::machine::record::Store;
+use crate::mount::root::can_map;
 use crate::mount::table as mounts;
 use crate::namespace::Kind;
 use crate::sys::{self, Forked, MountAttributes, MountDepth};
 use nix::sys::wait::{WaitStatus, waitpid};
+use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, OpenTreeFlags};
 use rustix::process::PidfdFlags;
 
@@ -58,7 +64,7 @@ fn look() -> Result<Vec<Finding>> {
     found.extend(Kind::ALL.map(namespace));
     found.push(cgroup(cgroup2.as_deref()));
     found.extend(cgroup2.iter().map(|mount| controllers(mount)));
-    found.extend([mount_api(), pidfd(), overlay(), systemd(), mmdebstrap()]);
+    found.extend([mount_api(), pidfd(), overlay(), mapped_mounts(), systemd(), mmdebstrap()]);
     found.extend(criu());
     found.extend([system_bus(), machined()]);
     Ok(found)
@@ -133,7 +139,7 @@ fn mount_api() -> Finding {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let clone = rustix::mount::open_tree(rustix::fs::CWD, "/", flags)?;
         let read_only = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
-        sys::mount_setattr(std::os::fd::AsFd::as_fd(&clone), c"", MountDepth::One, read_only)
+        sys::mount_setattr(clone.as_fd(), c"", MountDepth::One, read_only)
     };
     required("mount API", tried(), "Linux 5.12 has open_tree(2) and mount_setattr(2); osier needs root")
 }
@@ -147,6 +153,22 @@ fn pidfd() -> Finding {
 fn overlay() -> Finding {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC);
     optional("overlayfs", context.map(drop).map_err(io::Error::from), "--ephemeral needs CONFIG_OVERLAY_FS")
+}
+
+/// Of the file system that images are on.
+fn mapped_mounts() -> Finding {
+    let place =
+        [MACHINES, "/"].into_iter().map(Path::new).find(|place| place.exists()).unwrap_or(Path::new("/"));
+    let tried = open_users(IdRange::IDENTITY)
+        .map_err(|error| io::Error::other(error.to_string()))
+        .and_then(|users| can_map(place, users.as_fd()))
+        .and_then(|can| if can { Ok(()) } else { Err(Errno::OPNOTSUPP.into()) });
+    let what = format!("ID-mapped mounts on {}", place.display());
+    optional(
+        what,
+        tried,
+        "for a machine with users of its own a tree there is changed: --private-users-ownership=chown",
+    )
 }
 
 /// man 3 sd_booted.

@@ -15,7 +15,7 @@ use crate::image::Tree;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::machine::Door;
 use crate::machine::record::Store;
-use crate::transfer::{self, Devices, Existing, Owner, Place, Policy, Watch, printable};
+use crate::transfer::{self, Devices, Existing, Owner, Place, Policy, Translation, Watch, printable};
 use crate::user::{User, find_group};
 
 /// `osier copy-to`.
@@ -28,7 +28,9 @@ pub fn copy_to(options: &CopyTo, store: &Store) -> Result<()> {
     let door = open(store, name, "copy to")?;
     let owner = owner(options, &door.root, &format!("in machine '{name}'"))?;
     let to = (Place::Beneath(&door.root), target.as_path());
-    copy((Place::Host, source), to, policy(options, owner), options, &door)
+    let ids = door.ids.map_or(Translation::None, Translation::Into);
+    door.make_files_as_its_root()?;
+    copy((Place::Host, source), to, policy(options, owner, ids), options, &door)
         .map_err(|error| failed(&error, "to", name))
 }
 
@@ -44,7 +46,8 @@ pub fn copy_from(options: &CopyFrom, store: &Store) -> Result<()> {
     let host = Tree::open(Path::new("/")).context(|| "cannot open '/'")?;
     let owner = owner(options, &host, "on this host")?;
     let from = (Place::Beneath(&door.root), source.as_path());
-    copy(from, (Place::Host, &target), policy(options, owner), options, &door)
+    let ids = door.ids.map_or(Translation::None, Translation::OutOf);
+    copy(from, (Place::Host, &target), policy(options, owner, ids), options, &door)
         .map_err(|error| failed(&error, "from", name))
 }
 
@@ -81,9 +84,10 @@ pub(super) fn open(store: &Store, name: &str, action: &str) -> Result<Door> {
     Door::open(store, &record)
 }
 
-fn policy(options: &CopyOptions, owner: Owner) -> Policy {
+fn policy(options: &CopyOptions, owner: Owner, ids: Translation) -> Policy {
     Policy {
         owner,
+        ids,
         existing: if options.consent.force { Existing::Replace } else { Existing::Refuse },
         devices: if options.consent.devices { Devices::Copy } else { Devices::Refuse },
     }

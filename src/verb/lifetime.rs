@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
-use super::{continuation::continue_clocks, said};
+use super::{continuation::continue_clocks, ranges, said};
 use crate::cli::Invocation;
 use crate::console::{FrontEnd, FrontWire, Log, Mode, Terminal, Terminals, front};
 use crate::error::{Context, Error, Kind, Result};
@@ -22,7 +22,7 @@ use crate::name::MachineName;
 use crate::plan::{CgroupPlan, LaunchPlan};
 use crate::settings::search::{self, Trust};
 use crate::settings::{Settings, nspawn};
-use crate::spec::{Checkpoints, Facts, Keep, MachineSpec, Ready};
+use crate::spec::{Checkpoints, Facts, Keep, MachineSpec, Ready, Users};
 use crate::sys::{Forked, fork};
 use crate::wire::Wire;
 
@@ -108,6 +108,7 @@ impl<'a> Sources<'a> {
         let settings = self.settings()?;
         let mut spec = self.resolve(&settings, look)?;
         continue_clocks(&mut spec)?;
+        ranges::look(&mut spec)?;
         let plan = LaunchPlan::resolve(&spec, &host()?)?;
         Ok(Wanted { spec, plan, settings })
     }
@@ -177,6 +178,10 @@ fn facts(image: &Image, tree: &Tree, init: Option<FoundInit>) -> Result<Facts> {
         machine_id: machine_id
             .and_then(|text| text.trim().parse().ok())
             .filter(|id: &MachineId| !id.is_null()),
+        owner: rustix::fs::fstat(tree)
+            .map_err(std::io::Error::from)
+            .context(|| format!("cannot look at '{path}'"))?
+            .st_uid,
         random_id: MachineId::random().context(|| "cannot make a machine ID")?,
         terminals: Terminals::of_caller(),
     })
@@ -253,11 +258,13 @@ pub(super) fn supervise_to_end(wanted: Wanted, company: Company<'_>, sources: &S
     let (mut attachment, mut streams) =
         Attachment::open(plan.console, front, plan.name.as_str()).context(|| "cannot attach the console")?;
     log.into_iter().for_each(|log| attachment.keep(log));
-    if spec.clocks.keep != Keep::No {
+    if spec.clocks.keep != Keep::No || matches!(spec.users, Users::Picked(..)) {
         // Only since the tree is held nobody else can have them go on.
         continue_clocks(&mut spec)?;
+        tenure.hold(ranges::hold(&mut spec)?);
         plan = LaunchPlan::resolve(&spec, &host()?)?;
     }
+    ranges::give(&spec)?;
     let ended = loop {
         let mut manner = Manner { ways: plan.ways, ready: plan.ready, up: plan.up };
         let running = match revival.take() {

@@ -24,6 +24,7 @@ mod may;
 pub mod migrate;
 mod opened;
 mod prewarmed;
+mod ranges;
 pub mod restore;
 pub mod run;
 mod said;

@@ -57,6 +57,9 @@ pub(super) fn settings(options: &MachineOptions, arguments: &[OsString]) -> Sett
         limits: said_limits(limits),
         capability: many("--capability", &security.capability),
         drop_capability: many("--drop-capability", &security.drop_capability),
+        private_users: one("--private-users", &security.private_users)
+            .or_else(|| security.pick_users.then(|| Setting::flag("-U", "pick"))),
+        private_users_ownership: one("--private-users-ownership", &security.private_users_ownership),
         api_vfs: one("--api-vfs", &security.api_vfs),
         checkpointable: switch("--checkpointable", checkpoint.checkpointable),
         process_two: None,

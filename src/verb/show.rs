@@ -79,6 +79,7 @@ fn of_own(own: &Own) -> Properties {
         ("Registered", if record.registered { "yes" } else { "no" }.to_owned()),
         ("ControlGroup", text_of(record.cgroup.as_ref().map(|path| path.display()))),
         ("Links", record.links.join(" ")),
+        ("Users", text_of(record.users)),
     ];
     let namespaces = record.namespaces.iter().map(|(kind, id)| (format!("Namespace-{kind}"), id.to_string()));
     let pairs = pairs.into_iter().chain(clocks(Some(record.clocks), &own.moment));

@@ -121,6 +121,7 @@ fn of_own(own: &Own) -> Vec<Line> {
     lines.extend(record.os.clone().map(|os| ("OS", os)));
     lines.extend(record.init.map(|init| ("Init", init.to_string())));
     lines.extend(record.unit.clone().map(|unit| ("Unit", unit)));
+    lines.extend(record.users.map(|ids| ("Users", format!("0 is {}; {} of them", ids.first(), ids.count()))));
     lines.push(("Clocks", clocks(record.clocks)));
     lines.extend(interfaces(&record.links));
     lines

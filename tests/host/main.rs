@@ -21,6 +21,7 @@ mod registration;
 mod scope;
 mod service;
 mod session;
+mod users;
 
 use std::panic;
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ const SCENARIOS: &[(&str, fn())] = &[
     ("a_shell_is_below_the_scope_s_payload", session::shell),
     ("a_session_of_the_machine_s_systemd", session::session),
     ("a_login_prompt_of_the_machine_s_systemd", session::login),
+    ("a_machine_with_users_of_its_own_is_one_like_any_other", users::registered),
     ("stopping_the_scope_shuts_down", scope::stopped),
     ("the_scope_s_cgroup_is_delegated", scope::delegated),
     ("slice_and_properties_reach_the_scope", scope::properties),

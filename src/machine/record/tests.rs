@@ -41,6 +41,7 @@ fn record(name: &str, leader: u32) -> Record {
         unit: None,
         registered: false,
         cgroup: None,
+        users: None,
         namespaces: BTreeMap::new(),
         clocks: Clocks { monotonic_offset_ns: -1, boottime_offset_ns: 1 },
         checkpointable: None,

@@ -136,7 +136,6 @@ fn a_file_that_came_with_the_image_gets_nothing_of_the_host() {
 fn what_osier_cannot_do_is_refused_or_said() {
     for text in [
         "[Exec]\nNoNewPrivileges=yes",
-        "[Exec]\nPrivateUsers=pick",
         "[Exec]\nSystemCallFilter=~mount",
         "[Exec]\nLimitNOFILE=10",
         "[Files]\nVolatile=overlay",

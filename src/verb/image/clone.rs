@@ -15,12 +15,16 @@ use crate::error::{Context, Error, Result, reason};
 use crate::image::{self, FreshError};
 use crate::interrupt::Interrupt;
 use crate::settings::search::DIRECTORIES;
-use crate::transfer::{self, CopyError, Devices, Existing, Owner, Place, Policy};
+use crate::transfer::{self, CopyError, Devices, Existing, Owner, Place, Policy, Translation};
 use crate::verb::copy::raise_descriptors;
 
 /// All that makes the tree; where the file system can share the content of files, it is shared.
-const POLICY: Policy =
-    Policy { owner: Owner { uid: None, gid: None }, existing: Existing::Refuse, devices: Devices::Copy };
+const POLICY: Policy = Policy {
+    owner: Owner { uid: None, gid: None },
+    ids: Translation::None,
+    existing: Existing::Refuse,
+    devices: Devices::Copy,
+};
 
 /// `osier image clone`.
 ///
