@@ -55,10 +55,7 @@ impl User {
             return Ok(setgroups(&[])?);
         }
         let groups: Vec<_> = [self.gid].iter().chain(&self.groups).map(|gid| Gid::from_raw(*gid)).collect();
-        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        setgroups(&groups)?;
-        setresgid(gid, gid, gid)?;
-        Ok(setresuid(uid, uid, uid)?)
+        take_ids(&groups, Uid::from_raw(self.uid), Gid::from_raw(self.gid))
     }
 
     /// Makes the calling process root of a user namespace that it has entered: what it was outside is no ID in there.
@@ -66,10 +63,7 @@ impl User {
     /// # Errors
     /// As [`User::assume`].
     pub fn become_root() -> io::Result<()> {
-        let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-        setgroups(&[])?;
-        setresgid(gid, gid, gid)?;
-        Ok(setresuid(uid, uid, uid)?)
+        take_ids(&[], Uid::from_raw(0), Gid::from_raw(0))
     }
 
     /// Looks `wanted` (a name, or a number) up in the texts of passwd(5) and group(5). A number that has no entry is a
@@ -96,6 +90,13 @@ impl User {
             (None, None) => Err(NoSuchUser),
         }
     }
+}
+
+/// Groups first: without root's user ID they could not be set any more.
+fn take_ids(groups: &[Gid], uid: Uid, gid: Gid) -> io::Result<()> {
+    setgroups(groups)?;
+    setresgid(gid, gid, gid)?;
+    Ok(setresuid(uid, uid, uid)?)
 }
 
 /// There is no such group in the tree.

@@ -117,10 +117,7 @@ pub fn hold(name: &str, owner: u32, taken: &Taken) -> io::Result<Option<Held>> {
 }
 
 /// Takes `range`; `None` when another machine has it.
-///
-/// # Errors
-/// As [`hold`].
-pub fn hold_this(range: IdRange) -> io::Result<Option<Held>> {
+fn hold_this(range: IdRange) -> io::Result<Option<Held>> {
     DirBuilder::new().recursive(true).mode(0o755).create(LOCKS)?;
     let lock = LockFile::take(&path(range), Access::Exclusive)?;
     Ok(lock.map(|lock| Held { range, lock: Some(lock), owner: std::process::id() }))
@@ -154,7 +151,7 @@ fn candidates(name: &str, owner: u32) -> impl Iterator<Item = IdRange> {
 }
 
 /// Whether a range that was picked can begin with it.
-pub fn is_first(id: u32) -> bool {
+fn is_first(id: u32) -> bool {
     (FIRST..=LAST).contains(&id) && id.is_multiple_of(WIDTH)
 }
 
